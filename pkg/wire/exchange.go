@@ -1,0 +1,375 @@
+package wire
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"dandelion/pkg/id"
+)
+
+// System is a box's system information. NaN stands for what the box did not say; make it with
+// UnknownSystem, because the zero value claims zeros.
+type System struct {
+	CPUMHz, CPUCount                                     float64
+	CPUUser, CPUSystem, CPUNice, CPUIdle                 float64 // percent
+	CPUIOWait, CPUIRQ, CPUSoftIRQ                        float64 // percent
+	Load1, Load5, Load15                                 float64
+	MemTotal, MemAvailable                               float64 // MB
+	DiskTotal, DiskAvailable                             float64 // GB
+	NetUp, NetDown, NetCapacity                          float64 // bytes/s: now, now, what the uplink can carry
+	StorageTotal, StorageFree, StorageLimit, StorageUsed float64 // bytes
+}
+
+// systemField ties a field of System to its name in EXCHANGE. The old protocol's are sent as
+// strings, ours as numbers (wire.md section 2).
+type systemField struct {
+	name string
+	old  bool
+	of   func(*System) *float64
+}
+
+var systemFields = []systemField{
+	{"CPU-HZ", true, func(s *System) *float64 { return &s.CPUMHz }},
+	{"CPU-NUM", true, func(s *System) *float64 { return &s.CPUCount }},
+	{"CPU-USR", true, func(s *System) *float64 { return &s.CPUUser }},
+	{"CPU-SYS", true, func(s *System) *float64 { return &s.CPUSystem }},
+	{"CPU-NIC", true, func(s *System) *float64 { return &s.CPUNice }},
+	{"CPU-IDLE", true, func(s *System) *float64 { return &s.CPUIdle }},
+	{"CPU-IO", true, func(s *System) *float64 { return &s.CPUIOWait }},
+	{"CPU-IRQ", true, func(s *System) *float64 { return &s.CPUIRQ }},
+	{"CPU-SIRQ", true, func(s *System) *float64 { return &s.CPUSoftIRQ }},
+	{"LOADAVG-1", true, func(s *System) *float64 { return &s.Load1 }},
+	{"LOADAVG-5", true, func(s *System) *float64 { return &s.Load5 }},
+	{"LOADAVG-15", true, func(s *System) *float64 { return &s.Load15 }},
+	{"MEM-TOTAL", true, func(s *System) *float64 { return &s.MemTotal }},
+	{"MEM-AVAIL", true, func(s *System) *float64 { return &s.MemAvailable }},
+	{"DISK-TOTAL", true, func(s *System) *float64 { return &s.DiskTotal }},
+	{"DISK-AVAIL", true, func(s *System) *float64 { return &s.DiskAvailable }},
+	{"NET-UP", false, func(s *System) *float64 { return &s.NetUp }},
+	{"NET-DOWN", false, func(s *System) *float64 { return &s.NetDown }},
+	{"NET-CAPACITY", false, func(s *System) *float64 { return &s.NetCapacity }},
+	{"STORAGE-TOTAL", false, func(s *System) *float64 { return &s.StorageTotal }},
+	{"STORAGE-FREE", false, func(s *System) *float64 { return &s.StorageFree }},
+	{"STORAGE-LIMIT", false, func(s *System) *float64 { return &s.StorageLimit }},
+	{"STORAGE-USED", false, func(s *System) *float64 { return &s.StorageUsed }},
+}
+
+var systemFieldByName = func() map[string]systemField {
+	m := make(map[string]systemField, len(systemFields))
+	for _, f := range systemFields {
+		m[f.name] = f
+	}
+	return m
+}()
+
+// UnknownSystem returns a System of which nothing is known.
+func UnknownSystem() System {
+	var s System
+	for _, f := range systemFields {
+		*f.of(&s) = math.NaN()
+	}
+	return s
+}
+
+// GeoIP is where an address is. LOC is "lat,lon".
+type GeoIP struct {
+	IP       string `json:"IP,omitzero"`
+	Hostname string `json:"HOSTNAME,omitzero"`
+	Country  string `json:"COUNTRY,omitzero"`
+	City     string `json:"CITY,omitzero"`
+	Region   string `json:"REGION,omitzero"`
+	Org      string `json:"ORG,omitzero"`
+	Loc      string `json:"LOC,omitzero"`
+}
+
+// Exchange is a box's report to an entrance, and what an entrance says of a box to publishers.
+type Exchange struct {
+	Peer
+	ConnectWS string // http or https URL of the box's websocket
+	EdgeURL   string // base URL for viewers; "" from an old box: see EdgeBase
+	Features  Features
+	GeoIP     GeoIP
+	System    System
+
+	// Deliveries are the traffic logs by their key, "<box-id>:TRAFFIC_FLOW:log-<hex>".
+	// Flat leaves them out: they are accounts, not facts about the box.
+	Deliveries map[string]Delivery
+}
+
+// Delivery is one line of a box's traffic log, as the old protocol has it.
+type Delivery struct {
+	URL      string `json:"url"`
+	Status   Text   `json:"status"`
+	Size     Text   `json:"size"`
+	Datetime string `json:"datetime"`
+}
+
+const trafficInfix = ":TRAFFIC_FLOW:log-"
+
+// DecodeExchange reads an EXCHANGE of an old or a new box and checks every field that it
+// knows. Fields that it does not know are passed over. Errors wrap ErrFormat and name the
+// field. Whether the URLs may be dialled is the entrance's to decide.
+func DecodeExchange(message []byte) (Exchange, error) {
+	x := Exchange{System: UnknownSystem()}
+	bad := func(format string, args ...any) (Exchange, error) {
+		return x, fmt.Errorf("%w: %s", ErrFormat, fmt.Sprintf(format, args...))
+	}
+	dec := jsontext.NewDecoder(bytes.NewReader(message), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	if tok, err := dec.ReadToken(); err != nil || tok.Kind() != '{' {
+		return bad("not a JSON object")
+	}
+	for dec.PeekKind() == '"' {
+		tok, err := dec.ReadToken()
+		if err != nil {
+			return bad("%v", err)
+		}
+		name := tok.String()
+		value, err := dec.ReadValue()
+		if err != nil {
+			return bad("%v", err)
+		}
+		if err := x.set(name, value); err != nil {
+			return bad("%s: %v", id.Quote(name), err)
+		}
+	}
+	if _, err := dec.ReadToken(); err != nil {
+		return bad("%v", err)
+	}
+	if _, err := id.ParseBoxID(x.ID); err != nil {
+		return bad("ID: %v", err)
+	}
+	if x.ConnectWS == "" {
+		return bad("CONNECT_WS is missing or empty")
+	}
+	return x, nil
+}
+
+func (x *Exchange) set(name string, value jsontext.Value) error {
+	if f, ok := systemFieldByName[name]; ok {
+		text, err := textOf(value)
+		if err != nil {
+			return err
+		}
+		*f.of(&x.System), err = parseNumber(text)
+		return err
+	}
+	switch name {
+	case "GEOIP":
+		return x.setGeoIP(value)
+	case "FEATURES":
+		return x.setFeatures(value)
+	}
+	if dest := x.textField(name); dest != nil {
+		text, err := textOf(value)
+		if err != nil {
+			return err
+		}
+		*dest = text
+		return nil
+	}
+	if strings.Contains(name, trafficInfix) && value.Kind() == '{' {
+		if !strings.HasPrefix(name, x.ID+trafficInfix) && x.ID != "" || len(name) > MaxField {
+			return fmt.Errorf("a traffic log's key must begin with the box's ID")
+		}
+		var d Delivery
+		if err := json.Unmarshal(value, &d); err != nil {
+			return err
+		}
+		if x.Deliveries == nil {
+			x.Deliveries = make(map[string]Delivery)
+		}
+		x.Deliveries[name] = d
+	}
+	return nil
+}
+
+func (x *Exchange) textField(name string) *string {
+	switch name {
+	case "ID":
+		return &x.ID
+	case "IP":
+		return &x.IP
+	case "PORT":
+		return (*string)(&x.Port)
+	case "TYPE":
+		return &x.Type
+	case "CONNECT_WS":
+		return &x.ConnectWS
+	case "EDGE_URL":
+		return &x.EdgeURL
+	}
+	return nil
+}
+
+// setGeoIP takes the object that boxes send and the JSON text that Flat makes of it. An old
+// box may send anything here; what is not an object of strings is no place.
+func (x *Exchange) setGeoIP(value jsontext.Value) error {
+	if value.Kind() == '"' {
+		var text string
+		if err := json.Unmarshal(value, &text); err != nil {
+			return err
+		}
+		value = jsontext.Value(text)
+	}
+	if value.Kind() != '{' {
+		return nil
+	}
+	var g GeoIP
+	if err := json.Unmarshal(value, &g); err != nil {
+		return fmt.Errorf("want an object of strings")
+	}
+	for _, s := range []string{g.IP, g.Hostname, g.Country, g.City, g.Region, g.Org, g.Loc} {
+		if len(s) > MaxField {
+			return fmt.Errorf("a field is longer than %d bytes", MaxField)
+		}
+	}
+	x.GeoIP = g
+	return nil
+}
+
+func (x *Exchange) setFeatures(value jsontext.Value) error {
+	if value.Kind() == '"' {
+		text, err := textOf(value)
+		if err != nil {
+			return err
+		}
+		for name := range strings.SplitSeq(text, ",") {
+			x.Features = append(x.Features, Feature(name))
+		}
+		return nil
+	}
+	if err := json.Unmarshal(value, &x.Features); err != nil {
+		return fmt.Errorf("want a list of names")
+	}
+	if len(x.Features) > MaxFeatures {
+		return fmt.Errorf("more than %d names", MaxFeatures)
+	}
+	return nil
+}
+
+func textOf(value jsontext.Value) (string, error) {
+	var t Text
+	if err := json.Unmarshal(value, &t, jsontext.AllowInvalidUTF8(true)); err != nil {
+		return "", fmt.Errorf("want a string or a number")
+	}
+	if len(t) > MaxField {
+		return "", fmt.Errorf("longer than %d bytes", MaxField)
+	}
+	return string(t), nil
+}
+
+// parseNumber reads a finite number that is not negative, with or without one of the units
+// that the old box appends; an empty text is unknown.
+func parseNumber(text string) (float64, error) {
+	text = strings.TrimSpace(text)
+	if text == "" {
+		return math.NaN(), nil
+	}
+	digits := strings.TrimRight(text, "%abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
+	v, err := strconv.ParseFloat(digits, 64)
+	if err != nil || math.IsInf(v, 0) || math.IsNaN(v) || v < 0 {
+		return 0, fmt.Errorf("%s is not a number of 0 or more", id.Quote(text))
+	}
+	return v, nil
+}
+
+// Flat returns the exchange as the flat map of strings that Redis and BOX_SET hold: GEOIP as
+// JSON text and FEATURES joined by commas. What is unknown is left out.
+func (x *Exchange) Flat() map[string]string {
+	flat := make(map[string]string, len(systemFields)+8)
+	put := func(name, value string) {
+		if value != "" {
+			flat[name] = value
+		}
+	}
+	put("ID", x.ID)
+	put("IP", x.IP)
+	put("PORT", string(x.Port))
+	put("TYPE", x.Type)
+	put("COMMAND", CommandExchange)
+	put("CONNECT_WS", x.ConnectWS)
+	put("EDGE_URL", x.EdgeURL)
+	if x.GeoIP != (GeoIP{}) {
+		put("GEOIP", string(Encode(x.GeoIP)))
+	}
+	if len(x.Features) > 0 {
+		names := make([]string, len(x.Features))
+		for i, f := range x.Features {
+			names[i] = string(f)
+		}
+		put("FEATURES", strings.Join(names, ","))
+	}
+	for _, f := range systemFields {
+		put(f.name, formatNumber(*f.of(&x.System)))
+	}
+	return flat
+}
+
+// ExchangeFromFlat reads what Flat made, or a flat map of another implementation. Errors as in
+// DecodeExchange.
+func ExchangeFromFlat[S ~string](flat map[string]S) (Exchange, error) {
+	// The JSON decoder is the one place that validates; a flat map is a small object.
+	return DecodeExchange(Encode(flat))
+}
+
+// MarshalJSONTo writes the EXCHANGE that a box sends: the old fields as strings, ours as
+// numbers, GEOIP as an object, the deliveries beside them.
+func (x *Exchange) MarshalJSONTo(enc *jsontext.Encoder) error {
+	fields := map[string]any{
+		"ID": x.ID, "IP": x.IP, "PORT": x.Port, "TYPE": x.Type, "COMMAND": CommandExchange,
+		"CONNECT_WS": x.ConnectWS,
+	}
+	if x.EdgeURL != "" {
+		fields["EDGE_URL"] = x.EdgeURL
+	}
+	if len(x.Features) > 0 {
+		fields["FEATURES"] = x.Features
+	}
+	if x.GeoIP != (GeoIP{}) {
+		fields["GEOIP"] = x.GeoIP
+	}
+	for _, f := range systemFields {
+		switch v := *f.of(&x.System); {
+		case f.old:
+			fields[f.name] = formatNumber(v)
+		case !math.IsNaN(v):
+			fields[f.name] = v
+		}
+	}
+	for key, d := range x.Deliveries {
+		fields[key] = d
+	}
+	return json.MarshalEncode(enc, fields, json.Deterministic(true))
+}
+
+// formatNumber prints at most two digits behind the point; NaN is "".
+func formatNumber(v float64) string {
+	if math.IsNaN(v) {
+		return ""
+	}
+	return strconv.FormatFloat(math.Round(v*100)/100, 'f', -1, 64)
+}
+
+// SystemMap returns what is known of the system by the names of EXCHANGE, for JSON APIs.
+func (s *System) SystemMap() map[string]float64 {
+	m := make(map[string]float64, len(systemFields))
+	for _, f := range systemFields {
+		if v := *f.of(s); !math.IsNaN(v) {
+			m[f.name] = v
+		}
+	}
+	return m
+}
+
+// FieldNames lists the names that EXCHANGE has for system information, for documents and tests.
+func FieldNames() []string {
+	return slices.Sorted(maps.Keys(systemFieldByName))
+}
