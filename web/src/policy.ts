@@ -1,0 +1,99 @@
+import type { HlsConfig, LoaderResponse, LoadPolicy, RetryConfig } from "hls.js";
+
+const FIRST_BYTE_MS = 1000;
+const LONGEST_FIRST_BYTE_MS = 8000;
+// The front sends a viewer's third attempt to the origin. One who still sees no byte has a slow line himself.
+const IMPATIENT_ATTEMPTS = 3;
+
+/**
+ * How long to wait for the first byte of a segment before the front is asked again, which then names another
+ * box. One second; longer only for viewers whose own line has shown that it needs it, lest they never load a
+ * segment at all.
+ */
+export class Patience {
+  #timeouts = 0;
+  #usual = FIRST_BYTE_MS;
+
+  /** The limit for the next request, in milliseconds. */
+  get firstByteMs(): number {
+    const doublings = Math.max(0, this.#timeouts - IMPATIENT_ATTEMPTS + 1);
+    return Math.min(this.#usual * 2 ** doublings, LONGEST_FIRST_BYTE_MS);
+  }
+
+  /** A request got no answer in time. */
+  timedOut(): void {
+    this.#timeouts++;
+  }
+
+  /** A segment came, its first byte after ms milliseconds. */
+  loaded(ms: number): void {
+    this.#timeouts = 0;
+    this.#usual = Math.min(Math.max(FIRST_BYTE_MS, 2 * ms), LONGEST_FIRST_BYTE_MS);
+  }
+}
+
+/** A whole segment may take two target durations (seconds, from the playlist); small ones a little more. */
+export function segmentLoadMs(targetDuration: number): number {
+  return Math.max(4000, 2000 * targetDuration);
+}
+
+// Errors that another attempt can cure. hls.js by itself gives up on a broken connection (status 0) and on 404,
+// but here both mean: this box is gone or has dropped the segment, and the front knows another. A refusal that
+// persists is the front's own; then the segment is gone and playback goes on behind it.
+function shouldRetry(
+  retry: RetryConfig | null | undefined,
+  count: number,
+  isTimeout: boolean,
+  response: LoaderResponse | undefined,
+  usual: boolean,
+): boolean {
+  if (!retry || isTimeout || response?.code === undefined) return usual;
+  const refused = response.code >= 400 && response.code < 500;
+  return count < (refused ? Math.min(4, retry.maxNumRetry) : retry.maxNumRetry);
+}
+
+// The first attempts follow at once (10, 20, 40 ms), later ones up to a second apart, about seven seconds in all:
+// long enough for a publisher that restarts, and no burst against one that is down.
+const segments: LoadPolicy = {
+  default: {
+    maxTimeToFirstByteMs: FIRST_BYTE_MS,
+    maxLoadTimeMs: segmentLoadMs(6),
+    timeoutRetry: { maxNumRetry: 6, retryDelayMs: 0, maxRetryDelayMs: 0 },
+    errorRetry: { maxNumRetry: 13, retryDelayMs: 10, maxRetryDelayMs: 1000, shouldRetry },
+  },
+};
+
+// Playlists come from the front alone; asking again helps only against lost connections and restarts.
+const playlists: LoadPolicy = {
+  default: {
+    maxTimeToFirstByteMs: 3000,
+    maxLoadTimeMs: 10_000,
+    timeoutRetry: { maxNumRetry: 20, retryDelayMs: 0, maxRetryDelayMs: 0 },
+    errorRetry: { maxNumRetry: 20, retryDelayMs: 250, maxRetryDelayMs: 1000, shouldRetry },
+  },
+};
+
+// Whether there is a stream at all is the page's business: it asks the publisher before it tries again.
+const manifest: LoadPolicy = {
+  default: {
+    maxTimeToFirstByteMs: 3000,
+    maxLoadTimeMs: 10_000,
+    timeoutRetry: { maxNumRetry: 1, retryDelayMs: 0, maxRetryDelayMs: 0 },
+    errorRetry: { maxNumRetry: 1, retryDelayMs: 250, maxRetryDelayMs: 1000, shouldRetry },
+  },
+};
+
+/** What differs from hls.js' defaults, freshly made: segment limits are adjusted while a stream plays. */
+export function config(): Partial<HlsConfig> {
+  return {
+    liveSyncDurationCount: 3,
+    backBufferLength: 60, // seconds; the default keeps all that was played, hours of it on a phone
+    manifestLoadPolicy: structured(manifest),
+    playlistLoadPolicy: structured(playlists),
+    fragLoadPolicy: structured(segments),
+  };
+}
+
+function structured(policy: LoadPolicy): LoadPolicy {
+  return { default: { ...policy.default } };
+}
