@@ -50,6 +50,19 @@ const (
 	EntranceIndexPath = "/dandelion/"
 )
 
+// ParseEntranceURL returns the URL of an entrance's websocket. It may be given with or without
+// its path: "https://cdn.example", "http://192.0.2.1:7070/dandelion/ws/".
+func ParseEntranceURL(s string) (string, error) {
+	u, err := ParseURL(s)
+	if err != nil {
+		return "", err
+	}
+	if u.Path == "" || u.Path == "/" {
+		u.Path = EntranceWSPath
+	}
+	return u.String(), nil
+}
+
 // EdgeBase returns the base URL at which viewers reach the box, without a slash at its end:
 // its EDGE_URL, or for an old box port 7072 of its IP.
 func (x *Exchange) EdgeBase() string {

@@ -204,6 +204,18 @@ func TestParseURL(t *testing.T) {
 	}
 }
 
+func TestParseEntranceURL(t *testing.T) {
+	for in, want := range map[string]string{
+		"http://192.0.2.1:7070":                 "http://192.0.2.1:7070/dandelion/ws/",
+		"https://cdn.example/":                  "https://cdn.example/dandelion/ws/",
+		"http://192.0.2.1/dandelion/ws_change/": "http://192.0.2.1/dandelion/ws_change/",
+	} {
+		if got, err := ParseEntranceURL(in); err != nil || got != want {
+			t.Errorf("%s: %s, %v", in, got, err)
+		}
+	}
+}
+
 func FuzzReadFileHeader(f *testing.F) {
 	f.Add([]byte(`<Dandelion>{"FILE_PATH": "/tmp/seg-0.ts", "TTL": 60}</Dandelion>content`))
 	f.Add([]byte(`<Dandelion>{"FILE_PATH": "/a", "TTL": "1.9", "SIZE": 1, "SHA256": ""}</Dandelion>`))

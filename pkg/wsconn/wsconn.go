@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,6 +55,10 @@ type Conn struct {
 	pinger      *time.Timer
 	pingerMutex sync.Mutex
 	ended       bool // under pingerMutex
+
+	pongMutex sync.Mutex
+	pongs     map[string]chan struct{} // by what the ping carried
+	pingCount uint64
 }
 
 var upgrader = websocket.Upgrader{
@@ -80,7 +85,7 @@ func newConn(ws *websocket.Conn, remote netip.Addr) *Conn {
 	c := &Conn{ws: ws, remote: remote}
 	c.SetSilence(firstMessage)
 	c.extend()
-	ws.SetPongHandler(func(string) error { c.extend(); return nil })
+	ws.SetPongHandler(func(data string) error { c.extend(); c.pong(data); return nil })
 	ws.SetPingHandler(func(data string) error {
 		c.extend()
 		// A pong that cannot be written now is not worth the connection; a dead one shows itself.
@@ -121,6 +126,34 @@ func (c *Conn) ping() {
 	defer c.pingerMutex.Unlock()
 	if !c.ended {
 		c.pinger.Reset(c.pingEvery)
+	}
+}
+
+// Ping sends a ping and returns a channel that is closed when the peer has answered it. It is
+// closed only while some goroutine reads; pings that are never answered cost a map entry each
+// until the connection ends.
+func (c *Conn) Ping() (answered <-chan struct{}, err error) {
+	ch := make(chan struct{})
+	c.pongMutex.Lock()
+	if c.pongs == nil {
+		c.pongs = map[string]chan struct{}{}
+	}
+	c.pingCount++
+	name := strconv.FormatUint(c.pingCount, 10)
+	c.pongs[name] = ch
+	c.pongMutex.Unlock()
+	// Behind the files that are being written, because it stands for their arrival.
+	c.writes.Lock()
+	defer c.writes.Unlock()
+	return ch, c.ws.WriteControl(websocket.PingMessage, []byte(name), time.Now().Add(writeTimeout))
+}
+
+func (c *Conn) pong(name string) {
+	c.pongMutex.Lock()
+	defer c.pongMutex.Unlock()
+	if ch := c.pongs[name]; ch != nil {
+		close(ch)
+		delete(c.pongs, name)
 	}
 }
 
@@ -200,6 +233,9 @@ func (c *Conn) WriteText(message []byte) error {
 func (c *Conn) WriteFile(ctx context.Context, head []byte, content io.Reader, size int64) error {
 	c.writes.Lock()
 	defer c.writes.Unlock()
+	if ctx.Err() != nil { // its turn came too late: nothing is broken off
+		return fmt.Errorf("given up: %w", context.Cause(ctx))
+	}
 	stop := context.AfterFunc(ctx, c.Abort)
 	defer stop()
 	if err := c.writeFile(head, content, size); err != nil {

@@ -1,0 +1,239 @@
+package push
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"dandelion/pkg/wire"
+	"dandelion/pkg/wsconn"
+)
+
+// Times of a link.
+const (
+	firstRetry  = 250 * time.Millisecond
+	lastRetry   = 15 * time.Second
+	steadyAfter = 10 * time.Second // a session this old makes the next retry quick again
+	bulkIdle    = 30 * time.Second
+)
+
+// Class says which of a link's two sessions a file takes, so that no bulk file delays a live one.
+type Class int
+
+const (
+	Live Class = iota
+	Bulk
+)
+
+// Events tell what happens to a link. They are called one at a time, from the link's own
+// goroutine, and must not block for long.
+type Events struct {
+	// Up: a session was accepted; have is what the box says it holds (nil from an old box).
+	Up func(have []wire.HaveFile)
+	// Down: the session ended, or the box announced that it leaves.
+	Down func(reason string)
+}
+
+// Link keeps a live session with one box, dialling again when it ends, and opens a second one
+// for bulk files when they come.
+type Link struct {
+	target Target
+	own    Own
+	events Events
+	log    *slog.Logger
+
+	mu       sync.Mutex
+	live     *Session // nil while down
+	leaving  bool     // the box said goodbye
+	bulk     *Session
+	bulkUse  int
+	bulkEnd  *time.Timer
+	sentGone int64 // content bytes of sessions that ended
+
+	bulkOpen sync.Mutex // one goroutine opens the bulk session
+}
+
+// NewLink returns a link that is down until Run.
+func NewLink(t Target, own Own, events Events, log *slog.Logger) *Link {
+	return &Link{target: t, own: own, events: events, log: log.With("box", t.Box)}
+}
+
+// Target returns what the link dials.
+func (l *Link) Target() Target { return l.target }
+
+// Up reports whether files can be pushed now.
+func (l *Link) Up() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.live != nil && !l.leaving
+}
+
+// Old reports whether the box speaks the old protocol. It is only known while the link is up.
+func (l *Link) Old() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.live != nil && l.live.Old()
+}
+
+// Sent returns the bytes of content written to the box so far, failed attempts included.
+func (l *Link) Sent() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	sent := l.sentGone
+	for _, s := range []*Session{l.live, l.bulk} {
+		if s != nil {
+			sent += s.Sent()
+		}
+	}
+	return sent
+}
+
+// Run keeps the session until ctx ends; then it says goodbye.
+func (l *Link) Run(ctx context.Context) {
+	retry := wsconn.Backoff{Min: firstRetry, Max: lastRetry}
+	said := ""
+	for ctx.Err() == nil {
+		opened := time.Now()
+		err := l.session(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(opened) > steadyAfter {
+			retry.Reset()
+			said = ""
+		}
+		if text := err.Error(); text != said { // once, not at every retry
+			l.log.Warn("no session with the box; trying again until it answers", "reason", text)
+			said = text
+		}
+		if retry.Wait(ctx) != nil {
+			return
+		}
+	}
+}
+
+func (l *Link) session(ctx context.Context) error {
+	s, err := Open(ctx, l.target, l.own, l.left)
+	if err != nil {
+		return err
+	}
+	have, err := s.Have(ctx)
+	if err != nil {
+		s.conn.Abort()
+		return err
+	}
+	l.mu.Lock()
+	l.live, l.leaving = s, false
+	l.mu.Unlock()
+	l.events.Up(have)
+
+	select {
+	case <-s.Done():
+		err = s.why()
+	case <-ctx.Done():
+		err = ctx.Err()
+		s.Close("the publisher ends")
+		l.closeBulk()
+	}
+	l.mu.Lock()
+	l.live = nil
+	l.sentGone += s.Sent()
+	l.mu.Unlock()
+	l.events.Down(err.Error())
+	return err
+}
+
+func (l *Link) left(g wire.Goodbye) {
+	l.mu.Lock()
+	l.leaving = true
+	l.mu.Unlock()
+	l.log.Info("the box leaves", "reason", g.Reason, "in", g.Finish())
+	l.events.Down("the box leaves: " + g.Reason)
+}
+
+// Push sends a file over the class's session; see Session.Push for the outcomes. While the
+// link is down it fails at once with an error that wraps ErrClosed.
+func (l *Link) Push(ctx context.Context, class Class, f File) (Receipt, error) {
+	l.mu.Lock()
+	live, leaving := l.live, l.leaving
+	l.mu.Unlock()
+	if live == nil || leaving {
+		return Receipt{}, ErrClosed
+	}
+	if class == Live {
+		return live.Push(ctx, f)
+	}
+	bulk, err := l.openBulk(ctx)
+	if err != nil {
+		return Receipt{}, err
+	}
+	defer l.releaseBulk()
+	return bulk.Push(ctx, f)
+}
+
+func (l *Link) openBulk(ctx context.Context) (*Session, error) {
+	l.bulkOpen.Lock()
+	defer l.bulkOpen.Unlock()
+	if s := l.holdBulk(nil); s != nil {
+		return s, nil
+	}
+	s, err := Open(ctx, l.target, l.own, nil)
+	if err != nil {
+		return nil, errors.Join(ErrClosed, err)
+	}
+	return l.holdBulk(s), nil
+}
+
+// holdBulk takes the bulk session into use: the one that is open, or fresh where none is.
+func (l *Link) holdBulk(fresh *Session) *Session {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.bulk != nil {
+		select {
+		case <-l.bulk.Done():
+			l.sentGone += l.bulk.Sent()
+			l.bulk = nil
+		default:
+		}
+	}
+	if l.bulk == nil {
+		l.bulk = fresh
+	}
+	if l.bulk != nil {
+		l.bulkUse++
+		if l.bulkEnd != nil {
+			l.bulkEnd.Stop()
+		}
+	}
+	return l.bulk
+}
+
+func (l *Link) releaseBulk() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.bulkUse--; l.bulkUse == 0 {
+		l.bulkEnd = time.AfterFunc(bulkIdle, func() {
+			l.mu.Lock()
+			idle := l.bulkUse == 0
+			l.mu.Unlock()
+			if idle {
+				l.closeBulk()
+			}
+		})
+	}
+}
+
+func (l *Link) closeBulk() {
+	l.mu.Lock()
+	s := l.bulk
+	l.bulk = nil
+	if s != nil {
+		l.sentGone += s.Sent()
+	}
+	l.mu.Unlock()
+	if s != nil {
+		s.Close("no more files for now")
+	}
+}

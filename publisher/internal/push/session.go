@@ -1,0 +1,415 @@
+// Package push holds the publisher's sessions with boxes: one websocket each, files out,
+// acknowledgements in. It sends what it is told to; which file goes to which box, and what a
+// failure means, is placement's to decide.
+package push
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"dandelion/pkg/id"
+	"dandelion/pkg/netaddr"
+	"dandelion/pkg/wire"
+	"dandelion/pkg/wsconn"
+)
+
+// Target is a box as a session needs it.
+type Target struct {
+	Box       id.BoxID
+	ConnectWS string
+	Least     netaddr.Scope // the narrowest address that may be dialled for it
+}
+
+// File is what is pushed. Open is called once for each attempt.
+type File struct {
+	Path   id.Path
+	Digest id.Digest
+	Size   int64
+	TTL    time.Duration // 0: until the box needs the room
+	Open   func() (io.ReadCloser, error)
+}
+
+// Receipt says that a box stored a file.
+type Receipt struct {
+	// Expires is when the box lets go of it; the zero time: when it needs the room.
+	Expires time.Time
+	// Acknowledged is false for an old box, which confirms nothing: the file was written and
+	// the socket was healthy one ping later.
+	Acknowledged bool
+}
+
+// Refusal is a box's answer that it does not store a file. The session goes on.
+type Refusal struct {
+	Kind wire.Kind
+	Text string
+}
+
+func (r *Refusal) Error() string { return fmt.Sprintf("refused (%s): %s", r.Kind, r.Text) }
+
+// ErrClosed is wrapped by what is under way when the session ends.
+var ErrClosed = errors.New("the session with the box ended")
+
+// Own is what the publisher says of itself when it opens a session.
+type Own struct {
+	ID       id.PublisherID
+	IP       string
+	FrontURL string
+}
+
+// Session is an accepted PUBLISH session. All methods may be called from any goroutine; files
+// are written one after another in the order of the calls.
+type Session struct {
+	own      wire.Peer
+	conn     *wsconn.Conn
+	features wire.Features
+
+	sent atomic.Int64 // bytes of content written
+
+	mu      sync.Mutex
+	next    uint64
+	waiting map[string]chan any // by request: wire.Stored, wire.Refused, wire.HavePageReply
+	err     error               // why it ended
+
+	ended   chan struct{}
+	goodbye func(wire.Goodbye)
+}
+
+// Open dials the box, sends PUBLISH and waits for its answer. onGoodbye is called when the box
+// announces that it leaves.
+func Open(ctx context.Context, t Target, own Own, onGoodbye func(wire.Goodbye)) (*Session, error) {
+	conn, err := wsconn.Dial(ctx, t.ConnectWS, wsconn.Dialing{Least: t.Least, Files: true})
+	if err != nil {
+		return nil, err
+	}
+	s := &Session{
+		own:     wire.Peer{ID: string(own.ID), IP: own.IP, Type: wire.TypePublisher},
+		conn:    conn,
+		waiting: map[string]chan any{},
+		ended:   make(chan struct{}),
+		goodbye: onGoodbye,
+	}
+	if s.own.IP == "" {
+		s.own.IP = conn.LocalAddr().String()
+	}
+	if err := s.greet(ctx, t, own); err != nil {
+		conn.Abort()
+		return nil, fmt.Errorf("opening a session with %s at %s: %w", t.Box, t.ConnectWS, err)
+	}
+	go s.read()
+	return s, nil
+}
+
+func (s *Session) greet(ctx context.Context, t Target, own Own) error {
+	stop := context.AfterFunc(ctx, s.conn.Abort)
+	defer stop()
+	err := s.conn.WriteText(wire.Encode(wire.Publish{
+		Peer: s.own, Command: wire.CommandPublish, Features: wire.Ours(), FrontURL: own.FrontURL,
+	}))
+	if err != nil {
+		return err
+	}
+	raw, err := s.conn.ReadText(wire.MaxMessage)
+	if err != nil {
+		return err
+	}
+	reply, err := wire.Decode[wire.PublishReply](raw)
+	switch {
+	case err != nil:
+		return err
+	case reply.Error != "":
+		return errors.New(reply.Error)
+	case reply.Message != wire.MessageAccepted:
+		return fmt.Errorf("the box answered neither %s nor ERROR", wire.MessageAccepted)
+	case reply.ID != string(t.Box):
+		return fmt.Errorf("another peer answers there: %s", id.Quote(reply.ID))
+	}
+	s.features = wire.Ours().And(reply.Features)
+	if s.acks() {
+		s.conn.KeepAlive(wire.PingInterval, wire.SilenceLimit)
+	} else {
+		s.conn.KeepAlive(wire.PingInterval, oldSilence)
+	}
+	return nil
+}
+
+// oldSilence is how long an old box may answer no ping while it writes a file.
+const oldSilence = time.Minute
+
+func (s *Session) acks() bool { return s.features.Has(wire.FeatureAck) }
+
+// Old reports whether the box speaks the old protocol and acknowledges nothing.
+func (s *Session) Old() bool { return !s.acks() }
+
+// Sent returns the bytes of content written so far.
+func (s *Session) Sent() int64 { return s.sent.Load() }
+
+// Done is closed when the session has ended.
+func (s *Session) Done() <-chan struct{} { return s.ended }
+
+// Push sends the file and waits until the box has answered. Outcomes: a Receipt: the box
+// serves the file; a *Refusal: it does not and the session goes on; an error that wraps
+// ErrClosed: nobody knows; ctx's error: nobody knows, and when the file was not wholly written
+// the session is broken off, so that the box cannot take the part for the whole.
+func (s *Session) Push(ctx context.Context, f File) (Receipt, error) {
+	content, err := f.Open()
+	if err != nil {
+		return Receipt{}, err
+	}
+	defer content.Close()
+
+	h := wire.FileHeader{Path: f.Path, TTL: f.TTL}
+	if !s.acks() {
+		return s.pushOld(ctx, h, f, content)
+	}
+	request, answer, err := s.await("")
+	if err != nil {
+		return Receipt{}, err
+	}
+	defer s.forget(request)
+	h.RequestID, h.Publisher, h.Size, h.Digest = request, id.PublisherID(s.own.ID), f.Size, f.Digest
+	if err := s.write(ctx, h, f, content); err != nil {
+		return Receipt{}, err
+	}
+	switch reply, err := s.take(ctx, answer); {
+	case err != nil:
+		return Receipt{}, err
+	default:
+		return receipt(reply, f)
+	}
+}
+
+func receipt(reply any, f File) (Receipt, error) {
+	switch reply := reply.(type) {
+	case wire.Stored:
+		if reply.SHA256 != f.Digest || reply.Size != f.Size {
+			return Receipt{}, &Refusal{wire.KindDigest, fmt.Sprintf("the box stored %d bytes with digest %s", reply.Size, reply.SHA256.Short())}
+		}
+		r := Receipt{Acknowledged: true}
+		if reply.Expires > 0 {
+			r.Expires = time.Unix(reply.Expires, 0)
+		}
+		return r, nil
+	case wire.Refused:
+		return Receipt{}, &Refusal{reply.Kind, reply.Error}
+	}
+	return Receipt{}, fmt.Errorf("an answer of type %T to a file", reply)
+}
+
+func (s *Session) write(ctx context.Context, h wire.FileHeader, f File, content io.Reader) error {
+	counted := &countingReader{r: content, n: &s.sent}
+	if err := s.conn.WriteFile(ctx, h.AppendTo(nil), counted, f.Size); err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return fmt.Errorf("%w: %w", ErrClosed, err)
+	}
+	return nil
+}
+
+type countingReader struct {
+	r io.Reader
+	n *atomic.Int64
+}
+
+func (c *countingReader) Read(b []byte) (int, error) {
+	n, err := c.r.Read(b)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+// pushOld takes "written, and the socket still healthy one ping later" as stored (wire.md,
+// FEATURES).
+func (s *Session) pushOld(ctx context.Context, h wire.FileHeader, f File, content io.Reader) (Receipt, error) {
+	if err := s.write(ctx, h, f, content); err != nil {
+		return Receipt{}, err
+	}
+	alive, err := s.conn.Ping()
+	if err != nil {
+		return Receipt{}, fmt.Errorf("%w: %w", ErrClosed, err)
+	}
+	select {
+	case <-alive:
+		var r Receipt
+		if f.TTL > 0 {
+			r.Expires = time.Now().Add(f.TTL)
+		}
+		return r, nil
+	case <-s.ended:
+		return Receipt{}, s.why()
+	case <-ctx.Done():
+		return Receipt{}, context.Cause(ctx)
+	}
+}
+
+// Have asks the box for all that it holds of this publisher. An old box is not asked: nil.
+func (s *Session) Have(ctx context.Context) ([]wire.HaveFile, error) {
+	if !s.acks() {
+		return nil, nil
+	}
+	var files []wire.HaveFile
+	for after := ""; ; {
+		page, err := s.havePage(ctx, after)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, page.Files...)
+		if page.Next == "" || page.Next <= after || len(files) > maxHave {
+			return files, nil
+		}
+		after = page.Next
+	}
+}
+
+const (
+	maxHave      = 1 << 20 // files of one publisher on one box that are looked at
+	awaitingHave = "HAVE"  // one question at a time; its answer has no REQUEST_ID
+)
+
+func (s *Session) havePage(ctx context.Context, after string) (wire.HavePageReply, error) {
+	_, answer, err := s.await(awaitingHave)
+	if err != nil {
+		return wire.HavePageReply{}, err
+	}
+	defer s.forget(awaitingHave)
+	if err := s.conn.WriteText(wire.Encode(wire.Have{Peer: s.own, Command: wire.CommandHave, After: after})); err != nil {
+		return wire.HavePageReply{}, fmt.Errorf("%w: %w", ErrClosed, err)
+	}
+	reply, err := s.take(ctx, answer)
+	if err != nil {
+		return wire.HavePageReply{}, err
+	}
+	return reply.(wire.HavePageReply), nil
+}
+
+// await makes a place for the answer to a request; with an empty name it makes the name too.
+func (s *Session) await(request string) (string, chan any, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return "", nil, s.err
+	}
+	if request == "" {
+		s.next++
+		request = strconv.FormatUint(s.next, 10)
+	} else if s.waiting[request] != nil {
+		return "", nil, fmt.Errorf("%s is asked already", request)
+	}
+	answer := make(chan any, 1)
+	s.waiting[request] = answer
+	return request, answer, nil
+}
+
+func (s *Session) forget(request string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.waiting, request)
+}
+
+func (s *Session) take(ctx context.Context, answer chan any) (any, error) {
+	select {
+	case reply := <-answer:
+		return reply, nil
+	case <-s.ended:
+		select {
+		case reply := <-answer:
+			return reply, nil
+		default:
+			return nil, s.why()
+		}
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+func (s *Session) why() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+func (s *Session) read() {
+	err := s.readAll()
+	s.conn.Abort()
+	s.mu.Lock()
+	s.err = fmt.Errorf("%w: %w", ErrClosed, err)
+	s.mu.Unlock()
+	close(s.ended)
+}
+
+func (s *Session) readAll() error {
+	for {
+		raw, err := s.conn.ReadText(wire.MaxMessage)
+		if err != nil {
+			return err
+		}
+		envelope, err := wire.Decode[wire.Envelope](raw)
+		if err != nil {
+			return err
+		}
+		if err := s.handle(envelope, raw); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *Session) handle(e wire.Envelope, raw []byte) error {
+	switch e.Command {
+	case wire.CommandStored:
+		m, err := wire.Decode[wire.Stored](raw)
+		if err != nil {
+			return err
+		}
+		s.answer(m.RequestID, m)
+	case wire.CommandRefused:
+		m, err := wire.Decode[wire.Refused](raw)
+		if err != nil {
+			return err
+		}
+		s.answer(m.RequestID, m)
+	case wire.CommandHave:
+		m, err := wire.Decode[wire.HavePageReply](raw)
+		if err != nil {
+			return err
+		}
+		s.answer(awaitingHave, m)
+	case wire.CommandGoodbye:
+		m, err := wire.Decode[wire.Goodbye](raw)
+		if err != nil {
+			return err
+		}
+		if s.goodbye != nil {
+			s.goodbye(m)
+		}
+	default:
+		if e.Error != "" && !s.acks() {
+			return errors.New(e.Error)
+		}
+		// A command of a later version, or an ERROR about one of ours: the session goes on.
+	}
+	return nil
+}
+
+func (s *Session) answer(request string, reply any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ch := s.waiting[request]; ch != nil {
+		select {
+		case ch <- reply:
+		default: // answered twice: the first counts
+		}
+	}
+}
+
+// Close says goodbye and ends the session.
+func (s *Session) Close(reason string) {
+	if s.acks() {
+		_ = s.conn.WriteText(wire.Encode(wire.Goodbye{Peer: s.own, Command: wire.CommandGoodbye, Reason: reason}))
+	}
+	s.conn.Close(reason)
+}

@@ -1,0 +1,64 @@
+package ranking
+
+import (
+	"cmp"
+	"math"
+	"slices"
+
+	"dandelion/pkg/id"
+)
+
+// Holder is a box that holds what a viewer asks for, as seen from that viewer.
+type Holder struct {
+	ID       id.BoxID
+	Same     bool    // in the viewer's own network
+	Distance float64 // km; NaN: unknown
+	Load     float64 // viewers sent there lately, by what it can carry; less is better
+	Affinity uint64  // hash of viewer and box: a stable choice among equals
+}
+
+const (
+	unknownDistance = 5000 // km, for comparison: neither best nor worst
+	distanceStep    = 500  // km; nearer than that apart is equally near
+	loadStep        = 2    // a box with this many times the load of another comes behind it
+)
+
+// OrderForViewer sorts holders in place, best first: nearest, then clearly less loaded, then a
+// choice that stays the same for the same viewer, so that connections are reused.
+func OrderForViewer(holders []Holder) {
+	slices.SortFunc(holders, func(a, b Holder) int {
+		return cmp.Or(
+			-compareBool(a.Same, b.Same),
+			cmp.Compare(distanceClass(a), distanceClass(b)),
+			cmp.Compare(loadClass(a), loadClass(b)),
+			cmp.Compare(a.Affinity, b.Affinity),
+			cmp.Compare(a.ID, b.ID),
+		)
+	})
+}
+
+func distanceClass(h Holder) int {
+	d := h.Distance
+	if math.IsNaN(d) {
+		d = unknownDistance
+	}
+	return int(d / distanceStep)
+}
+
+// loadClass is the logarithm of the load, so that small differences do not move viewers.
+func loadClass(h Holder) int {
+	if h.Load < 1 {
+		return 0
+	}
+	return 1 + int(math.Log(h.Load)/math.Log(loadStep))
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return 1
+	}
+	return -1
+}
