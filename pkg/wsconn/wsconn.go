@@ -186,6 +186,9 @@ type progressReader struct {
 }
 
 func (p progressReader) Read(b []byte) (int, error) {
+	// Also before: what the reader did with the last bytes, on a slow disk say, is not the
+	// peer's silence.
+	p.c.extend()
 	n, err := p.r.Read(b)
 	p.c.extend()
 	return n, err

@@ -66,6 +66,33 @@ func TestFileArrivesWhole(t *testing.T) {
 	}
 }
 
+// TestSlowReaderIsNotSilence: the time that a reader takes between two reads is not held against
+// the peer, whose bytes may be there long since.
+func TestSlowReaderIsNotSilence(t *testing.T) {
+	t.Parallel()
+	content := bytes.Repeat([]byte("0123456789"), 100_000)
+	received := make(chan error, 1)
+	url := serve(t, func(c *Conn) {
+		_, r, err := c.Next()
+		if err == nil {
+			_, err = io.ReadFull(r, make([]byte, 10))
+		}
+		// As if a write to disk had taken longer than the silence limit.
+		c.lastExtend = time.Time{}
+		_ = c.ws.SetReadDeadline(time.Now().Add(-time.Second))
+		if err == nil {
+			_, err = io.Copy(io.Discard, r)
+		}
+		received <- err
+	})
+	if err := dial(t, url).WriteFile(t.Context(), nil, bytes.NewReader(content), int64(len(content))); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-received; err != nil {
+		t.Error(err)
+	}
+}
+
 // TestGivenUpFileIsNotFinished: a sender that gives up closes without the final frame, so that
 // the receiver gets an error and not a short message.
 func TestGivenUpFileIsNotFinished(t *testing.T) {
