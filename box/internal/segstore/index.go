@@ -59,7 +59,7 @@ func charge(size int64) int64 {
 // that the scan found has only the wall clock's expiry; the rest has none.
 const (
 	queueKept = iota // key: unix ns when it was stored
-	queueMono        // key: Store.clock's ns at which it expires
+	queueMono        // key: ns since Store.opened at which it expires
 	queueWall        // key: unix ms at which it expires
 	queues
 )
@@ -89,25 +89,20 @@ func (q *queue) Pop() any {
 	return e
 }
 
-// clock tells monotonic time as a plain number.
-type clock struct{ base time.Time }
-
-func (c clock) now() int64 { return int64(time.Since(c.base)) }
-
 // firstSane is the time before which a wall clock is obviously unset: small devices boot in
 // 1970, or at the date of their firmware.
 var firstSane = time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // instant is one reading of both clocks.
 type instant struct {
-	mono int64 // ns
+	mono int64 // ns since Store.opened
 	wall time.Time
 	sane bool // whether the wall clock may decide anything
 }
 
 func (s *Store) instant() instant {
 	now := time.Now()
-	return instant{mono: int64(now.Sub(s.clock.base)), wall: now, sane: now.After(firstSane)}
+	return instant{mono: int64(now.Sub(s.opened)), wall: now, sane: now.After(firstSane)}
 }
 
 // left is the time until the entry expires; timed is false where nothing ends it now.

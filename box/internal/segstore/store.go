@@ -53,10 +53,10 @@ type Entry struct {
 
 // Store is the segment store of one box. All methods may be called concurrently.
 type Store struct {
-	log   *slog.Logger
-	clock clock
-	live  *dir // nil: no live directory
-	data  *dir
+	log    *slog.Logger
+	opened time.Time // where monotonic time begins
+	live   *dir      // nil: no live directory
+	data   *dir
 
 	unique atomic.Uint64 // the last part of names in .committed and .incoming
 	paths  [64]sync.Mutex
@@ -65,7 +65,7 @@ type Store struct {
 
 	mu         sync.Mutex
 	publishers map[id.PublisherID]*publisher
-	wakeAt     int64 // clock ns at which Run looks next
+	wakeAt     int64 // ns since opened at which Run looks next
 	toVerify   []*entry
 }
 
@@ -85,7 +85,7 @@ func Open(cfg Config, log *slog.Logger) (*Store, error) {
 	}
 	s := &Store{
 		log:        log,
-		clock:      clock{base: time.Now()},
+		opened:     time.Now(),
 		wake:       make(chan struct{}, 1),
 		publishers: make(map[id.PublisherID]*publisher),
 	}

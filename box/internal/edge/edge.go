@@ -1,0 +1,204 @@
+// Package edge serves a box's files to viewers over HTTP, and says of each request what was
+// really sent. It owns the viewers' side of HTTP: ranges, caching, CORS, content types, and what a
+// slow viewer may cost. It knows nothing of publishers' sessions, of limits on the disk, or of
+// who is told about deliveries.
+package edge
+
+import (
+	"cmp"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"path"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"dandelion/box/internal/segstore"
+	"dandelion/pkg/id"
+)
+
+// Defaults of Config.
+const (
+	DefaultMinRate    = 8 << 10 // bytes/s
+	DefaultRateWindow = 30 * time.Second
+	DefaultMaxConns   = 4096
+)
+
+// Config says what to serve and how patient to be.
+type Config struct {
+	Store      *segstore.Store
+	OnDelivery func(Delivery)        // called after each request, on its goroutine; must not block; nil: nobody asks
+	Registerer prometheus.Registerer // nil: no metrics
+	Log        *slog.Logger
+
+	MinRate    int64         // bytes/s; a viewer that takes less over RateWindow is cut off; 0: DefaultMinRate
+	RateWindow time.Duration // 0: DefaultRateWindow
+	MaxConns   int           // connections of Server at once; 0: DefaultMaxConns
+}
+
+// Delivery is one request and its answer, as a traffic account needs it.
+type Delivery struct {
+	Time      time.Time // the end of the answer
+	Took      time.Duration
+	Method    string
+	URL       string         // the escaped path, without query
+	Publisher id.PublisherID // empty where the path names none
+	Path      id.Path        // likewise
+	Status    int
+	Bytes     int64          // of the body: accepted by the viewer's side if Aborted, else given to the kernel
+	Aborted   bool           // the viewer left, or was too slow, before the end
+	Remote    netip.AddrPort // the other end of the connection
+}
+
+// Edge answers viewers. Its methods may be called concurrently.
+type Edge struct {
+	cfg      Config
+	metrics  metrics
+	requests atomic.Uint64
+	bytes    atomic.Uint64
+	conns    atomic.Int64
+}
+
+// New makes an Edge. It panics where cfg.Registerer has metrics of another Edge already.
+func New(cfg Config) *Edge {
+	cfg.MinRate = cmp.Or(cfg.MinRate, DefaultMinRate)
+	cfg.RateWindow = cmp.Or(cfg.RateWindow, DefaultRateWindow)
+	cfg.MaxConns = cmp.Or(cfg.MaxConns, DefaultMaxConns)
+	e := &Edge{cfg: cfg}
+	e.metrics = newMetrics(e, cfg.Registerer)
+	return e
+}
+
+// Totals returns the requests answered and the body bytes sent since New.
+func (e *Edge) Totals() (requests, bytes uint64) { return e.requests.Load(), e.bytes.Load() }
+
+// Handler answers /<publisher-id>/<path>, and 404 for everything else. Mount it on what Server
+// returns: without the write deadlines of a real connection a slow viewer is not cut off.
+func (e *Edge) Handler() http.Handler { return http.HandlerFunc(e.handle) }
+
+func (e *Edge) handle(rw http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	w := newResponse(rw, e.chunk(), e.cfg.RateWindow)
+	d := Delivery{Method: r.Method, URL: r.URL.EscapedPath()}
+	e.answer(w, r, &d)
+	w.finish(r)
+
+	d.Time = time.Now()
+	d.Took = d.Time.Sub(start)
+	d.Status, d.Bytes, d.Aborted = w.status, w.sent, w.err != nil
+	d.Remote, _ = netip.ParseAddrPort(r.RemoteAddr)
+	e.requests.Add(1)
+	e.bytes.Add(uint64(d.Bytes))
+	e.metrics.count(d)
+	if e.cfg.OnDelivery != nil {
+		e.cfg.OnDelivery(d)
+	}
+}
+
+// chunk is how much a viewer must take within one window.
+func (e *Edge) chunk() int64 {
+	return max(4096, int64(float64(e.cfg.MinRate)*e.cfg.RateWindow.Seconds()))
+}
+
+func (e *Edge) answer(w *response, r *http.Request, d *Delivery) {
+	h := w.Header()
+	h.Set("Access-Control-Allow-Origin", "*")
+	h.Set("Access-Control-Expose-Headers", "Content-Length, Content-Range, ETag")
+	h.Set("Timing-Allow-Origin", "*")
+	h.Set("X-Content-Type-Options", "nosniff")
+	if r.ContentLength != 0 {
+		// Nobody waits here for the rest of a body that nobody asked for.
+		h.Set("Connection", "close")
+		w.control.SetReadDeadline(time.Now().Add(time.Second))
+	}
+	switch r.Method {
+	case http.MethodGet, http.MethodHead:
+		e.serveFile(w, r, d)
+	case http.MethodOptions:
+		h.Set("Access-Control-Allow-Methods", "GET, HEAD, OPTIONS")
+		h.Set("Access-Control-Allow-Headers", "Range, If-None-Match, If-Range, Cache-Control")
+		h.Set("Access-Control-Max-Age", "86400")
+		w.WriteHeader(http.StatusNoContent)
+	default:
+		h.Set("Allow", "GET, HEAD, OPTIONS")
+		w.fail(http.StatusMethodNotAllowed, "only GET and HEAD")
+	}
+}
+
+func (e *Edge) serveFile(w *response, r *http.Request, d *Delivery) {
+	pub, p, ok := split(r.URL.Path)
+	if !ok {
+		w.fail(http.StatusNotFound, "not found")
+		return
+	}
+	d.Publisher, d.Path = pub, p
+	f, entry, err := e.cfg.Store.Open(pub, p)
+	if errors.Is(err, fs.ErrNotExist) {
+		w.fail(http.StatusNotFound, "not found")
+		return
+	}
+	if err != nil {
+		e.cfg.Log.Error("cannot open a stored file", "publisher", pub, "path", p, "err", err)
+		w.fail(http.StatusInternalServerError, "the box cannot read the file")
+		return
+	}
+	defer f.Close()
+
+	h := w.Header()
+	h["Etag"] = []string{`"` + entry.Digest.String() + `"`}
+	h.Set("Cache-Control", cacheControl(entry, time.Now()))
+	kind, known := contentTypes[strings.ToLower(path.Ext(p.Name()))]
+	if !known {
+		// What publishers upload must never run as a page of the box's own origin.
+		kind = "application/octet-stream"
+		h.Set("Content-Security-Policy", "sandbox")
+	}
+	h.Set("Content-Type", kind)
+	// No modification time: the ETag is exact, a date only to the second.
+	http.ServeContent(w, r, "", time.Time{}, f)
+}
+
+// split takes a request's path, unescaped once, apart.
+func split(urlPath string) (id.PublisherID, id.Path, bool) {
+	first, rest, _ := strings.Cut(strings.TrimPrefix(urlPath, "/"), "/")
+	pub, err := id.ParsePublisherID(first)
+	if err != nil {
+		return "", "", false
+	}
+	p, err := id.ParsePath("/" + rest)
+	return pub, p, err == nil
+}
+
+// keptMaxAge is how long caches may keep a file that the box keeps until it needs the room: its
+// path may get other bytes.
+const keptMaxAge = 60 * time.Second
+
+func cacheControl(e segstore.Entry, now time.Time) string {
+	if e.Path.ContentAddressed() {
+		return "public, max-age=31536000, immutable"
+	}
+	left := keptMaxAge
+	if !e.Expires.IsZero() {
+		left = max(0, e.Expires.Sub(now))
+	}
+	return "public, max-age=" + strconv.FormatInt(int64(left/time.Second), 10)
+}
+
+// contentTypes are what players ask for. Nothing here may be active content.
+var contentTypes = map[string]string{
+	".ts":   "video/mp2t",
+	".m4s":  "video/iso.segment",
+	".mp4":  "video/mp4",
+	".m4v":  "video/mp4",
+	".m4a":  "audio/mp4",
+	".aac":  "audio/aac",
+	".mp3":  "audio/mpeg",
+	".vtt":  "text/vtt; charset=utf-8",
+	".m3u8": "application/vnd.apple.mpegurl",
+}

@@ -1,0 +1,151 @@
+package edge
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// response counts what an answer sends and moves the connection's write deadline with its
+// progress. It forwards ReadFrom in chunks, each still an *io.LimitedReader over the *os.File, so
+// that the kernel copies from file to socket (sendfile); a test asserts it.
+type response struct {
+	http.ResponseWriter
+	control *http.ResponseController
+	chunk   int64         // bytes that a viewer must take within window
+	window  time.Duration // see chunk
+	status  int
+	sent    int64 // body bytes
+	err     error // the first one of writing
+}
+
+func newResponse(rw http.ResponseWriter, chunk int64, window time.Duration) *response {
+	w := &response{ResponseWriter: rw, control: http.NewResponseController(rw), chunk: chunk, window: window}
+	w.extend()
+	return w
+}
+
+// extend gives the viewer another window. A writer without deadlines (a test's) has no viewer.
+func (w *response) extend() { w.control.SetWriteDeadline(time.Now().Add(w.window)) }
+
+func (w *response) WriteHeader(status int) {
+	if w.status == 0 {
+		w.status = status
+		if status >= 400 {
+			w.Header().Set("Cache-Control", "no-store")
+		}
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *response) Write(b []byte) (int, error) {
+	w.extend()
+	n, err := w.ResponseWriter.Write(b)
+	w.wrote(int64(n), err)
+	return n, err
+}
+
+// ReadFrom sends all of src.
+func (w *response) ReadFrom(src io.Reader) (total int64, err error) {
+	to, ok := w.ResponseWriter.(io.ReaderFrom)
+	if !ok {
+		return io.Copy(struct{ io.Writer }{w}, src)
+	}
+	left := int64(1) << 62
+	limited, isLimited := src.(*io.LimitedReader)
+	if isLimited { // take it apart: sendfile sees through one of them, not two
+		src, left = limited.R, limited.N
+	}
+	for left > 0 && err == nil {
+		w.extend()
+		part := io.LimitedReader{R: src, N: min(left, w.chunk)}
+		want := part.N
+		var n int64
+		n, err = to.ReadFrom(&part)
+		total += n
+		left -= n
+		if n < want {
+			break // the end of src, or an error
+		}
+	}
+	if isLimited {
+		limited.N = left
+	}
+	w.wrote(total, err)
+	return total, err
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *response) wrote(n int64, err error) {
+	w.status = max(w.status, 200) // an implicit header
+	w.sent += n
+	if err != nil && w.err == nil {
+		w.err = err
+	}
+}
+
+// fail answers with a short text.
+func (w *response) fail(status int, text string) {
+	text += "\n"
+	h := w.Header()
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("Content-Length", strconv.Itoa(len(text)))
+	w.WriteHeader(status)
+	io.WriteString(w, text)
+}
+
+// maxBuffered is what net/http can hold back from the connection.
+const maxBuffered = 8 << 10
+
+// finish sends what is buffered, so that sent is true afterwards, and makes an aborted answer's
+// sent what the viewer's side has really accepted.
+func (w *response) finish(r *http.Request) {
+	if err := w.control.Flush(); err != nil && w.err == nil && !errors.Is(err, http.ErrNotSupported) {
+		w.err = err
+		if w.sent <= maxBuffered {
+			w.sent = 0
+		}
+	}
+	w.control.SetWriteDeadline(time.Time{})
+	if r.Method == http.MethodHead {
+		w.sent = 0 // net/http took the body and dropped it
+	}
+	if w.err == nil {
+		return
+	}
+	conn, _ := r.Context().Value(connKey{}).(*net.TCPConn)
+	if conn == nil {
+		return
+	}
+	w.sent = max(0, w.sent-unacknowledged(conn))
+	if errors.Is(w.err, os.ErrDeadlineExceeded) {
+		conn.SetLinger(0) // what a slow viewer left in the kernel's buffer goes at once
+	}
+}
+
+// connKey is the context key of a request's *net.TCPConn.
+type connKey struct{}
+
+func withConn(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, c)
+}
+
+// unacknowledged is how many bytes the kernel took and the other end did not, also after a reset.
+func unacknowledged(c *net.TCPConn) int64 {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	n := 0
+	raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
+	return int64(n)
+}
