@@ -75,6 +75,9 @@ func (d *dir) complain(l *listed, now time.Time) {
 	if l.err == nil || l.logged == l.err.Error() || now.Sub(l.badAt) < d.settle {
 		return
 	}
+	if errors.Is(l.err, errTorn) && now.Sub(l.sameAt) < d.settle {
+		return
+	}
 	l.logged = l.err.Error()
 	d.log.Warn("not a playlist that can be published, going on without it", "playlist", l.path, "err", l.err)
 }
