@@ -18,9 +18,15 @@ export function hlsPlayer(video: HTMLVideoElement, url: string, events: Events):
   const wait = new Backoff(250, 2000);
   let timer = 0;
   let attempts = 0; // at curing fatal errors, since a segment last played
+  const newest = new Map<number, number>(); // by level, the highest media sequence number seen
 
-  hls.on(HlsEvents.LEVEL_LOADED, (_, { details }) => {
+  hls.on(HlsEvents.LEVEL_LOADED, (_, { details, level }) => {
     limits.maxLoadTimeMs = segmentLoadMs(details.targetduration);
+    // Sequence numbers never fall while a publisher keeps its state. One that lost it starts a new stream under
+    // the old name, which hls.js would take for the past and wait. One or two lower is a reordered answer.
+    const known = newest.get(level) ?? 0;
+    newest.set(level, Math.max(known, details.endSN));
+    if (details.endSN + 2 < known) events.failed("The stream began anew.");
   });
   hls.on(HlsEvents.FRAG_LOADED, (_, { frag, networkDetails }) => {
     const { loading, total } = frag.stats;
@@ -89,6 +95,7 @@ function describe({ type, details, response }: ErrorData): string {
   const code = response?.code ? ` (${response.code})` : "";
   if (/^(manifest|level|audioTrack|subtitleTrack)/.test(details)) return `The playlist cannot be loaded${code}.`;
   if (/^(frag|key)Load/.test(details)) return `A segment cannot be loaded${code}.`;
+  if (details.startsWith("bufferStalled") || details === "bufferNudgeOnStall") return ""; // a symptom: data is missing
   if (type === ErrorTypes.MEDIA_ERROR) return "The picture cannot be decoded.";
   return type === ErrorTypes.NETWORK_ERROR ? `The stream cannot be loaded${code}.` : `The stream cannot be played (${details}).`;
 }

@@ -4,7 +4,7 @@ import { Meter, STALL_AFTER, type Sample } from "./meter";
 /** A clock and a video element to drive the meter with. */
 class Film {
   readonly meter = new Meter();
-  readonly state: Sample = { now: 1000, position: 0, paused: false, seeking: false, ended: false };
+  readonly state: Sample = { now: 1000, position: 0, paused: false, sought: false, ended: false };
 
   /** Lets ms pass in steps of 100; the position moves along at the given speed. */
   pass(ms: number, speed: number, change: Partial<Sample> = {}): this {
@@ -48,7 +48,7 @@ test("a hiccup below the threshold does not count", () => {
 test.each([
   ["paused", { paused: true }],
   ["ended", { ended: true }],
-  ["sought by the viewer", { seeking: true }],
+  ["sought by the viewer", { sought: true }],
 ])("a film that is %s does not stall", (_, change) => {
   expect(new Film().pass(2000, 1).pass(3000, 0, change).meter.stalls).toBe(0);
 });
@@ -58,14 +58,26 @@ test("after a pause the wait for data is not held against the stream", () => {
   expect(film.meter.stalls).toBe(0);
 });
 
-test("a seek while standing still is part of the stall, and so is a jump", () => {
-  const film = new Film().pass(2000, 1).pass(500, 0).pass(500, 0, { seeking: true });
-  film.pass(1000, 0, { seeking: false, position: 60 });
+test("a player that jumps over a hole and then waits is stalled all the while", () => {
+  const film = new Film().pass(2000, 1).pass(100, 0, { position: 4 }).pass(2900, 0);
+  expect(film.meter.stalls).toBe(1);
+  expect(film.meter.stallSeconds).toBeCloseTo(3);
+});
+
+test("a player that jumps out of a standstill and then waits is still stalled", () => {
+  const film = new Film().pass(2000, 1).pass(1000, 0).pass(1000, 0, { position: 60 });
   expect(film.meter.stalled).toBe(true);
   film.pass(1000, 1);
   expect(film.meter.stalls).toBe(1);
   expect(film.meter.stallSeconds).toBeGreaterThan(1.9);
   expect(film.meter.playedSeconds).toBeLessThan(3.1);
+});
+
+test("the viewer's seek ends a stall and what follows is startup again", () => {
+  const film = new Film().pass(2000, 1).pass(1000, 0).pass(100, 0, { sought: true }).pass(3000, 0, { sought: false, position: 60 });
+  expect(film.meter.stalled).toBe(false);
+  expect(film.meter.stalls).toBe(1);
+  expect(film.meter.stallSeconds).toBeCloseTo(1.1);
 });
 
 test("a jump while playing is neither a stall nor time watched", () => {

@@ -3,7 +3,7 @@ export interface Sample {
   now: number;
   position: number;
   paused: boolean;
-  seeking: boolean;
+  sought: boolean; // the viewer moved to another place
   ended: boolean;
 }
 
@@ -12,8 +12,8 @@ export const STALL_AFTER = 250;
 
 /**
  * Measures playback from samples of the position alone, so that it counts the same for every player: seconds
- * played, stalls and their length. Pauses, the viewer's own seeks and the end are not stalls; a seek while it
- * stands still is the player's attempt to get going and does not end the stall.
+ * played, stalls and their length. Pauses, the viewer's own seeks and the end are not stalls. Jumps that the player
+ * makes, over a hole or to the live edge, are its attempts to get going: they neither begin nor end a stall.
  */
 export class Meter {
   playedSeconds = 0;
@@ -21,7 +21,7 @@ export class Meter {
   #stalledMs = 0;
   #last: Sample | null = null;
   #movedAt = 0;
-  #moving = false; // it played, and has not been paused, sought or ended since
+  #moving = false; // it played, and the viewer has not interfered since
   #stalled = false;
 
   /** Takes the next sample. Call about ten times a second. */
@@ -30,27 +30,21 @@ export class Meter {
     this.#last = s;
     if (!last) return;
 
-    const idle = s.paused || s.ended || (s.seeking && !this.#stalled);
-    if (idle) {
+    if (s.paused || s.ended || s.sought) {
       this.#close(s.now);
       this.#moving = false;
       return;
     }
     const step = s.position - last.position;
-    const elapsed = (s.now - last.now) / 1000;
-    if (s.seeking || step === 0) {
-      if (this.#moving && !this.#stalled && s.now - this.#movedAt >= STALL_AFTER) {
-        this.#stalled = true;
-        this.stalls++;
-      }
-    } else if (step < 0 || step > 2 * elapsed + 0.5) {
-      // A jump is a seek that began and ended between two samples, not time that was watched.
-      if (!this.#stalled) this.#moving = false;
-    } else {
-      if (!last.seeking) this.playedSeconds += step;
+    const most = (2 * (s.now - last.now)) / 1000 + 0.5;
+    if (step > 0 && step <= most) {
+      this.playedSeconds += step;
       this.#close(s.now);
       this.#moving = true;
       this.#movedAt = s.now;
+    } else if (this.#moving && !this.#stalled && s.now - this.#movedAt >= STALL_AFTER) {
+      this.#stalled = true;
+      this.stalls++;
     }
   }
 

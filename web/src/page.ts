@@ -57,12 +57,14 @@ export function open(makePlayer: MakePlayer | null, note: string): void {
     if (video.volume === 0) video.volume = 1;
     video.focus();
   });
-  const showUnmute = () => (unmute.hidden = !video.muted || !session.player);
-  video.addEventListener("volumechange", showUnmute);
-  window.setInterval(() => {
-    showUnmute();
+  const show = () => {
+    video.hidden = session.idle;
+    unmute.hidden = session.idle || !video.muted;
     showFacts(session);
-  }, FACTS_MS);
+  };
+  video.addEventListener("volumechange", show);
+  video.addEventListener("playing", show);
+  window.setInterval(show, FACTS_MS);
 
   window.dandelion = { snapshot: () => snapshot(session) };
   void session.run();

@@ -14,7 +14,7 @@ export interface Player {
 export interface Events {
   /** A segment came from url, the address after redirects. Never called where the browser hides it. */
   segment(url: string, bytes: number): void;
-  /** Something went wrong. Trouble says it for the viewer; fatal: the player had to start something over. */
+  /** Something went wrong. Trouble says it for the viewer, "" when that adds nothing; fatal: the player had to start something over. */
   error(detail: string, trouble: string, fatal: boolean): void;
   /** It cannot go on and must be replaced. */
   failed(reason: string): void;

@@ -35,7 +35,7 @@ test("what a box answers is retried, and what nobody has is given up soon", () =
   };
   expect(attempts(0, false)).toBe(13); // connection refused, reset or cut
   expect(attempts(503, true)).toBe(13);
-  expect(attempts(404, false)).toBe(4);
+  expect(attempts(404, false)).toBe(8);
   expect(attempts(undefined, false)).toBe(0); // not a load error: hls.js decides
 });
 

@@ -49,16 +49,17 @@ function shouldRetry(
 ): boolean {
   if (!retry || isTimeout || response?.code === undefined) return usual;
   const refused = response.code >= 400 && response.code < 500;
-  return count < (refused ? Math.min(4, retry.maxNumRetry) : retry.maxNumRetry);
+  return count < (refused ? Math.min(8, retry.maxNumRetry) : retry.maxNumRetry);
 }
 
 // The first attempts follow at once (10, 20, 40 ms), later ones up to a second apart, about seven seconds in all:
-// long enough for a publisher that restarts, and no burst against one that is down.
+// long enough for a publisher that restarts, and no burst against one that is down. hls.js counts the failures of
+// audio and video together, so each has half of these attempts when both are in trouble.
 const segments: LoadPolicy = {
   default: {
     maxTimeToFirstByteMs: FIRST_BYTE_MS,
     maxLoadTimeMs: segmentLoadMs(6),
-    timeoutRetry: { maxNumRetry: 6, retryDelayMs: 0, maxRetryDelayMs: 0 },
+    timeoutRetry: { maxNumRetry: 10, retryDelayMs: 0, maxRetryDelayMs: 0 },
     errorRetry: { maxNumRetry: 13, retryDelayMs: 10, maxRetryDelayMs: 1000, shouldRetry },
   },
 };
@@ -68,8 +69,8 @@ const playlists: LoadPolicy = {
   default: {
     maxTimeToFirstByteMs: 3000,
     maxLoadTimeMs: 10_000,
-    timeoutRetry: { maxNumRetry: 20, retryDelayMs: 0, maxRetryDelayMs: 0 },
-    errorRetry: { maxNumRetry: 20, retryDelayMs: 250, maxRetryDelayMs: 1000, shouldRetry },
+    timeoutRetry: { maxNumRetry: 40, retryDelayMs: 0, maxRetryDelayMs: 0 },
+    errorRetry: { maxNumRetry: 40, retryDelayMs: 250, maxRetryDelayMs: 1000, shouldRetry },
   },
 };
 

@@ -6,7 +6,9 @@ import { choose, fetchStreams, isLive, type Stream } from "./streams";
 
 const SAMPLE_MS = 100;
 const NO_PROGRESS_MS = 15_000; // then the player is replaced, whatever it believes
+const RETRY_MS: [first: number, most: number] = [500, 2500]; // a restarted publisher has its viewers back within three seconds
 const REFRESH_MS = 15_000; // of the list of streams
+const HAND_MS = 1000; // from the viewer's key or click to the seek that it causes, at most
 const KEPT_ERRORS = 100;
 
 /** What the session is doing, for the eye; the wording is in `text`. */
@@ -39,11 +41,14 @@ export class Session {
   #wake: () => void = () => {};
   #pausedByViewer = false;
   #blocked = false; // the browser wants a gesture before it plays
+  #sought = false; // by the viewer, since the last sample
+  #inputAt = Number.NEGATIVE_INFINITY;
   #outage = false; // the player broke and is not replaced yet
-  #trouble = "";
+  #wasLive = false; // since this player began
+  #trouble = ""; // the last, cleared by progress
   #progressAt = 0;
   #position = 0;
-  readonly #again = new Backoff(500, 8000);
+  readonly #again = new Backoff(...RETRY_MS);
 
   constructor(
     readonly video: HTMLVideoElement,
@@ -54,6 +59,13 @@ export class Session {
     // A pause event is the viewer's, unless the element ran to its end or lost its source.
     video.addEventListener("pause", () => (this.#pausedByViewer = !video.ended && video.readyState > 0));
     video.addEventListener("play", () => (this.#pausedByViewer = this.#blocked = false));
+    // Players seek too, over holes and to the live edge; a seek is the viewer's when a hand was at the controls.
+    for (const type of ["pointerdown", "pointermove", "keydown"]) {
+      video.addEventListener(type, (event) => {
+        if (type !== "pointermove" || (event as PointerEvent).buttons !== 0) this.#inputAt = performance.now();
+      });
+    }
+    video.addEventListener("seeking", () => (this.#sought ||= performance.now() - this.#inputAt < HAND_MS));
     video.addEventListener("ended", () => this.#finish({ why: "ended" }));
     window.addEventListener("online", () => this.#wake());
     document.addEventListener("visibilitychange", () => document.hidden || this.#wake());
@@ -91,7 +103,7 @@ export class Session {
   }
 
   async #find(): Promise<Stream> {
-    const wait = new Backoff(1000, 8000);
+    const wait = new Backoff(...RETRY_MS);
     for (;;) {
       try {
         const streams = await fetchStreams();
@@ -109,6 +121,7 @@ export class Session {
 
   async #play(stream: Stream): Promise<Outcome> {
     this.#trouble = "";
+    this.#wasLive = false;
     this.#progressAt = performance.now();
     this.view.state("quiet", stream.problem === "" ? "Starting…" : `Starting… The publisher reports: ${stream.problem}`);
     const { measured } = this;
@@ -116,7 +129,7 @@ export class Session {
     this.player = this.makePlayer(this.video, stream.url, {
       segment: (url, bytes) => measured.bytes.add(url, bytes),
       error: (detail, trouble, fatal) => {
-        this.#trouble = trouble;
+        this.#trouble = trouble || this.#trouble;
         keep(measured.errors, detail);
         if (fatal) keep(measured.fatalErrors, detail);
       },
@@ -180,9 +193,10 @@ export class Session {
       now,
       position,
       paused: this.#pausedByViewer || this.#blocked || !(player || this.#outage),
-      seeking: video.seeking,
+      sought: this.#sought,
       ended: video.ended,
     });
+    this.#sought &&= video.seeking;
     if (!player) return;
 
     const moved = position !== this.#position && video.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA && !video.seeking;
@@ -197,7 +211,10 @@ export class Session {
     } else if (moved && position > 0) {
       this.#progressAt = now;
       this.#again.reset();
-      this.view.state("good", Number.isFinite(video.duration) && player.latency() === null ? "Playing a recording" : "Live");
+      this.#trouble = "";
+      const live = player.latency() !== null || !Number.isFinite(video.duration);
+      this.#wasLive ||= live;
+      this.view.state("good", live ? "Live" : this.#wasLive ? "The stream has ended. This is the rest of it." : "Playing a recording");
     } else if (measured.meter.stalled) {
       this.view.state("bad", this.#trouble === "" ? "Waiting for data…" : `Waiting for data. ${this.#trouble}`);
     }
@@ -214,6 +231,11 @@ export class Session {
         resolve();
       };
     });
+  }
+
+  /** True while there is nothing that could play. */
+  get idle(): boolean {
+    return this.player === null && !this.#outage;
   }
 
   /** The host whose bytes are the origin's. */

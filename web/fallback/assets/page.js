@@ -137,8 +137,8 @@ function hostOf(url) {
 }
 /**
 * Measures playback from samples of the position alone, so that it counts the same for every player: seconds
-* played, stalls and their length. Pauses, the viewer's own seeks and the end are not stalls; a seek while it
-* stands still is the player's attempt to get going and does not end the stall.
+* played, stalls and their length. Pauses, the viewer's own seeks and the end are not stalls. Jumps that the player
+* makes, over a hole or to the live edge, are its attempts to get going: they neither begin nor end a stall.
 */
 var Meter = class {
 	playedSeconds = 0;
@@ -153,25 +153,21 @@ var Meter = class {
 		const last = this.#last;
 		this.#last = s;
 		if (!last) return;
-		if (s.paused || s.ended || s.seeking && !this.#stalled) {
+		if (s.paused || s.ended || s.sought) {
 			this.#close(s.now);
 			this.#moving = false;
 			return;
 		}
 		const step = s.position - last.position;
-		const elapsed = (s.now - last.now) / 1e3;
-		if (s.seeking || step === 0) {
-			if (this.#moving && !this.#stalled && s.now - this.#movedAt >= 250) {
-				this.#stalled = true;
-				this.stalls++;
-			}
-		} else if (step < 0 || step > 2 * elapsed + .5) {
-			if (!this.#stalled) this.#moving = false;
-		} else {
-			if (!last.seeking) this.playedSeconds += step;
+		const most = 2 * (s.now - last.now) / 1e3 + .5;
+		if (step > 0 && step <= most) {
+			this.playedSeconds += step;
 			this.#close(s.now);
 			this.#moving = true;
 			this.#movedAt = s.now;
+		} else if (this.#moving && !this.#stalled && s.now - this.#movedAt >= 250) {
+			this.#stalled = true;
+			this.stalls++;
 		}
 	}
 	/** Starts a new stretch after the player was replaced: a running stall goes on, the position may jump. */
@@ -274,7 +270,9 @@ function isObject(value) {
 // src/session.ts
 var SAMPLE_MS = 100;
 var NO_PROGRESS_MS = 15e3;
+var RETRY_MS = [500, 2500];
 var REFRESH_MS = 15e3;
+var HAND_MS = 1e3;
 var KEPT_ERRORS = 100;
 /** What was measured since the stream was chosen. */
 var Measured = class {
@@ -298,11 +296,14 @@ var Session = class {
 	#wake = () => {};
 	#pausedByViewer = false;
 	#blocked = false;
+	#sought = false;
+	#inputAt = Number.NEGATIVE_INFINITY;
 	#outage = false;
+	#wasLive = false;
 	#trouble = "";
 	#progressAt = 0;
 	#position = 0;
-	#again = new Backoff(500, 8e3);
+	#again = new Backoff(...RETRY_MS);
 	constructor(video, makePlayer, view, wanted) {
 		this.video = video;
 		this.makePlayer = makePlayer;
@@ -310,6 +311,14 @@ var Session = class {
 		this.wanted = wanted;
 		video.addEventListener("pause", () => this.#pausedByViewer = !video.ended && video.readyState > 0);
 		video.addEventListener("play", () => this.#pausedByViewer = this.#blocked = false);
+		for (const type of [
+			"pointerdown",
+			"pointermove",
+			"keydown"
+		]) video.addEventListener(type, (event) => {
+			if (type !== "pointermove" || event.buttons !== 0) this.#inputAt = performance.now();
+		});
+		video.addEventListener("seeking", () => this.#sought ||= performance.now() - this.#inputAt < HAND_MS);
 		video.addEventListener("ended", () => this.#finish({ why: "ended" }));
 		window.addEventListener("online", () => this.#wake());
 		document.addEventListener("visibilitychange", () => document.hidden || this.#wake());
@@ -342,7 +351,7 @@ var Session = class {
 		}
 	}
 	async #find() {
-		const wait = new Backoff(1e3, 8e3);
+		const wait = new Backoff(...RETRY_MS);
 		for (;;) {
 			try {
 				const streams = await fetchStreams();
@@ -359,6 +368,7 @@ var Session = class {
 	}
 	async #play(stream) {
 		this.#trouble = "";
+		this.#wasLive = false;
 		this.#progressAt = performance.now();
 		this.view.state("quiet", stream.problem === "" ? "Starting…" : `Starting… The publisher reports: ${stream.problem}`);
 		const { measured } = this;
@@ -366,7 +376,7 @@ var Session = class {
 		this.player = this.makePlayer(this.video, stream.url, {
 			segment: (url, bytes) => measured.bytes.add(url, bytes),
 			error: (detail, trouble, fatal) => {
-				this.#trouble = trouble;
+				this.#trouble = trouble || this.#trouble;
 				keep(measured.errors, detail);
 				if (fatal) keep(measured.fatalErrors, detail);
 			},
@@ -427,9 +437,10 @@ var Session = class {
 			now,
 			position,
 			paused: this.#pausedByViewer || this.#blocked || !(player || this.#outage),
-			seeking: video.seeking,
+			sought: this.#sought,
 			ended: video.ended
 		});
+		this.#sought &&= video.seeking;
 		if (!player) return;
 		const moved = position !== this.#position && video.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA && !video.seeking;
 		this.#position = position;
@@ -443,7 +454,10 @@ var Session = class {
 		} else if (moved && position > 0) {
 			this.#progressAt = now;
 			this.#again.reset();
-			this.view.state("good", Number.isFinite(video.duration) && player.latency() === null ? "Playing a recording" : "Live");
+			this.#trouble = "";
+			const live = player.latency() !== null || !Number.isFinite(video.duration);
+			this.#wasLive ||= live;
+			this.view.state("good", live ? "Live" : this.#wasLive ? "The stream has ended. This is the rest of it." : "Playing a recording");
 		} else if (measured.meter.stalled) this.view.state("bad", this.#trouble === "" ? "Waiting for data…" : `Waiting for data. ${this.#trouble}`);
 		if (now - this.#progressAt > NO_PROGRESS_MS) this.#finish({
 			why: "failed",
@@ -458,6 +472,10 @@ var Session = class {
 				resolve();
 			};
 		});
+	}
+	/** True while there is nothing that could play. */
+	get idle() {
+		return this.player === null && !this.#outage;
 	}
 	/** The host whose bytes are the origin's. */
 	get origin() {
@@ -496,12 +514,14 @@ function open(makePlayer, note) {
 		if (video.volume === 0) video.volume = 1;
 		video.focus();
 	});
-	const showUnmute = () => unmute.hidden = !video.muted || !session.player;
-	video.addEventListener("volumechange", showUnmute);
-	window.setInterval(() => {
-		showUnmute();
+	const show = () => {
+		video.hidden = session.idle;
+		unmute.hidden = session.idle || !video.muted;
 		showFacts(session);
-	}, FACTS_MS);
+	};
+	video.addEventListener("volumechange", show);
+	video.addEventListener("playing", show);
+	window.setInterval(show, FACTS_MS);
 	window.dandelion = { snapshot: () => snapshot(session) };
 	session.run();
 }
