@@ -149,7 +149,7 @@ func TestHandlerRevalidates(t *testing.T) {
 func TestPagesAreWhole(t *testing.T) {
 	t.Parallel()
 	pages := map[string]fs.FS{"fallback": sub(fallback, "fallback"), "served": Files()}
-	references := regexp.MustCompile(`(?:src|href)="([^"]+)"`)
+	references := regexp.MustCompile(`(?:src|href)="([^#"][^"]*)"`)
 	inline := regexp.MustCompile(`(?i)<style|\sstyle=|\son[a-z]+=|<script(?:[^>]*)>[^<]`)
 	for name, files := range pages {
 		h := newHandler(files)
