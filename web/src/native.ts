@@ -13,6 +13,8 @@ export function nativePlayer(video: HTMLVideoElement, url: string, events: Event
     events.failed(reason);
   };
   video.addEventListener("error", onError);
+  // Chromium follows a redirect to another host, as to a box, only for media that it may read.
+  video.crossOrigin = "anonymous";
   video.src = url;
   return {
     kind: "native",

@@ -11,6 +11,7 @@ function nativePlayer(video, url, events) {
 		events.failed(reason);
 	};
 	video.addEventListener("error", onError);
+	video.crossOrigin = "anonymous";
 	video.src = url;
 	return {
 		kind: "native",
