@@ -1,0 +1,164 @@
+package ingest
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"dandelion/box/internal/segstore"
+	"dandelion/pkg/id"
+	"dandelion/pkg/wire"
+)
+
+const (
+	// headerBuffer is small: the store reads the content past it with a large buffer of its own.
+	headerBuffer = 4 << 10
+	// oldFileSilence is how long an old publisher may pause in the middle of a file.
+	oldFileSilence = 30 * time.Second
+	// A sender slower than minRate bytes/s over the first slowAfter and from then on is cut: it
+	// would hold its buffers and its promised room for ever.
+	minRate   = 2 << 10
+	slowAfter = time.Minute
+	// maxComplaints is how many refusals of one session are logged: the rest is only counted.
+	maxComplaints = 10
+)
+
+var headerBuffers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, headerBuffer) }}
+
+// file takes one binary message. The error means that the connection is of no use any more; a
+// refused file is none.
+func (ses *session) file(r io.Reader) error {
+	<-ses.turn
+	defer func() { ses.turn <- struct{}{} }()
+	if len(ses.features) == 0 {
+		ses.conn.SetSilence(oldFileSilence)
+		defer ses.conn.SetSilence(oldSilence)
+	}
+	br := headerBuffers.Get().(*bufio.Reader)
+	br.Reset(&pacedReader{r: r, began: time.Now()})
+	defer func() {
+		br.Reset(nil)
+		headerBuffers.Put(br)
+	}()
+
+	header, entry, err := ses.receive(br)
+	var refusal *segstore.Refusal
+	if errors.As(err, &refusal) {
+		ses.s.metrics.files.WithLabelValues(string(refusal.Kind)).Inc()
+		return ses.turnDown(header, refusal, br)
+	}
+	if err != nil {
+		ses.s.metrics.files.WithLabelValues("broken").Inc()
+		return fmt.Errorf("the file %s broke off: %w", id.Quote(string(header.Path)), err)
+	}
+	ses.count(entry)
+	ses.s.cfg.Records.Stored(entry)
+	if !ses.ack() {
+		return nil
+	}
+	return ses.send(wire.Stored{
+		Peer: ses.own(), Command: wire.CommandStored, RequestID: header.RequestID, FilePath: entry.Path,
+		Size: entry.Size, SHA256: entry.Digest, Expires: unixOrZero(entry.Expires),
+	})
+}
+
+// receive reads one file into the store. The error is a *segstore.Refusal where the file is
+// refused; any other is the connection's.
+func (ses *session) receive(br *bufio.Reader) (wire.FileHeader, segstore.Entry, error) {
+	header, err := wire.ReadFileHeader(br)
+	var malformed *wire.HeaderError
+	if errors.As(err, &malformed) {
+		return header, segstore.Entry{}, &segstore.Refusal{Kind: malformed.Kind, Err: malformed.Err}
+	}
+	if err != nil {
+		return header, segstore.Entry{}, err
+	}
+	if err := ses.check(header); err != nil {
+		return header, segstore.Entry{}, err
+	}
+	w, err := ses.s.cfg.Store.Create(segstore.Meta{
+		Publisher: ses.publisher, Path: header.Path, TTL: header.TTL, Size: header.Size, Digest: header.Digest,
+	})
+	if err != nil {
+		return header, segstore.Entry{}, err
+	}
+	defer w.Cancel()
+	if _, err := w.ReadFrom(br); err != nil {
+		return header, segstore.Entry{}, err
+	}
+	entry, err := w.Commit()
+	return header, entry, err
+}
+
+// check refuses what the store need not be asked about.
+func (ses *session) check(h wire.FileHeader) error {
+	refuse := func(kind wire.Kind, text string) error {
+		return &segstore.Refusal{Kind: kind, Err: errors.New(text)}
+	}
+	if goodbye, draining := ses.s.isDraining(); draining {
+		return refuse(wire.KindDraining, "this box is about to leave: "+goodbye.Reason)
+	}
+	if h.Publisher != "" && h.Publisher != ses.publisher {
+		return refuse(wire.KindDenied, "PUBLISHER is not the one that this connection belongs to")
+	}
+	if ses.ack() {
+		// Without them nobody could tell a part from the whole, nor which file an answer is for.
+		switch {
+		case h.RequestID == "":
+			return refuse(wire.KindMalformed, "REQUEST_ID is missing: an acknowledged file needs one")
+		case h.Size < 0:
+			return refuse(wire.KindMalformed, "SIZE is missing: an acknowledged file needs it")
+		case h.Digest.IsZero():
+			return refuse(wire.KindMalformed, "SHA256 is missing: an acknowledged file needs it")
+		}
+	}
+	return nil
+}
+
+// turnDown answers a refused file and reads past the rest of it.
+func (ses *session) turnDown(h wire.FileHeader, refusal *segstore.Refusal, rest io.Reader) error {
+	if ses.complaints++; ses.complaints <= maxComplaints {
+		ses.log().Warn("a file was refused", "path", id.Quote(string(h.Path)), "kind", refusal.Kind, "reason", refusal.Error())
+	}
+	if ses.ack() {
+		// Told before the rest has come: a publisher may rather close than send it.
+		if err := ses.send(wire.Refused{
+			Peer: ses.own(), Command: wire.CommandRefused, RequestID: h.RequestID, Error: refusal.Error(), Kind: refusal.Kind,
+		}); err != nil {
+			return err
+		}
+	}
+	_, err := io.Copy(io.Discard, rest)
+	return err
+}
+
+func (ses *session) count(e segstore.Entry) {
+	ses.s.metrics.files.WithLabelValues("stored").Inc()
+	ses.s.metrics.bytes.Add(float64(e.Size))
+	ses.s.files.Add(1)
+	ses.s.bytes.Add(e.Size)
+	ses.files.Add(1)
+	ses.bytes.Add(e.Size)
+}
+
+// pacedReader fails when bytes come too slowly on the whole; pauses alone are the connection's
+// deadlines to judge.
+type pacedReader struct {
+	r     io.Reader
+	began time.Time
+	n     int64
+}
+
+var errTooSlow = fmt.Errorf("slower than %d bytes/s", minRate)
+
+func (p *pacedReader) Read(b []byte) (int, error) {
+	n, err := p.r.Read(b)
+	p.n += int64(n)
+	if elapsed := time.Since(p.began); elapsed > slowAfter && p.n < int64(elapsed.Seconds()*minRate) && err == nil {
+		err = errTooSlow
+	}
+	return n, err
+}
