@@ -48,8 +48,10 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	s := string(text)
 	parsed, err := time.ParseDuration(s)
 	switch {
+	case isNumber(s) && len(s) > maxNumber:
+		return &FieldError{Problem: "is " + quoted(s) + ", without a unit", Want: wantDuration}
 	case isNumber(s):
-		return &FieldError{Problem: fmt.Sprintf("is %s, without a unit: seconds would be %s", s, s+"s"), Want: wantDuration}
+		return &FieldError{Problem: fmt.Sprintf("is %s, without a unit: seconds would be %ss", s, s), Want: wantDuration}
 	case err != nil:
 		return &FieldError{Problem: "is " + quoted(s), Want: wantDuration}
 	case parsed < 0:

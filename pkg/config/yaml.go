@@ -96,7 +96,7 @@ func (l *loader) eachEntry(path string, mapping *yaml.Node, do func(name string,
 		name := key.Value
 		if line, ok := seen[name]; ok {
 			l.problem(&FieldError{
-				Field:   strings.TrimPrefix(path+"."+name, "."),
+				Field:   strings.TrimPrefix(path+"."+shorten(name), "."),
 				Problem: fmt.Sprintf("is already set on line %d", line),
 				Want:    "it once",
 			}, origin{line: key.Line})
@@ -226,9 +226,9 @@ func describe(n *yaml.Node) string {
 	return quoted(n.Value)
 }
 
-// shorten keeps a name from outside from filling the screen.
+// shorten makes a name from outside fit into a line.
 func shorten(name string) string {
-	if q := quoted(name); q != `"`+name+`"` {
+	if q := quoted(name); name == "" || q != `"`+name+`"` {
 		return q
 	}
 	return name
