@@ -55,6 +55,9 @@ func (r *Refusal) Error() string { return fmt.Sprintf("refused (%s): %s", r.Kind
 // ErrClosed is wrapped by what is under way when the session ends.
 var ErrClosed = errors.New("the session with the box ended")
 
+// ErrSource is wrapped when the publisher's own file cannot be read: no box's fault.
+var ErrSource = errors.New("the publisher's own file cannot be read")
+
 // Own is what the publisher says of itself when it opens a session.
 type Own struct {
 	ID       id.PublisherID
@@ -154,12 +157,12 @@ func (s *Session) Done() <-chan struct{} { return s.ended }
 
 // Push sends the file and waits until the box has answered. Outcomes: a Receipt: the box
 // serves the file; a *Refusal: it does not and the session goes on; an error that wraps
-// ErrClosed: nobody knows; ctx's error: nobody knows, and when the file was not wholly written
+// ErrSource: nothing was sent; one that wraps ErrClosed: nobody knows; ctx's error: nobody knows, and when the file was not wholly written
 // the session is broken off, so that the box cannot take the part for the whole.
 func (s *Session) Push(ctx context.Context, f File) (Receipt, error) {
 	content, err := f.Open()
 	if err != nil {
-		return Receipt{}, err
+		return Receipt{}, fmt.Errorf("%w: %w", ErrSource, err)
 	}
 	defer content.Close()
 

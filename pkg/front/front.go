@@ -1,0 +1,321 @@
+// Package front is the viewer's door: playlists, redirects to boxes, ranked lists, and the
+// origin's own bytes where no box can serve. It answers from memory through Content, which the
+// publisher implements; it does not know how copies are placed.
+package front
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"dandelion/pkg/access"
+	"dandelion/pkg/httperr"
+	"dandelion/pkg/id"
+)
+
+// Content is what a front shows. Its methods answer from memory, at once, and may be called
+// from any goroutine.
+type Content interface {
+	// Playlist returns a playlist as it is now: name is "index.m3u8" or
+	// "<rendition>/index.m3u8".
+	Playlist(stream id.StreamName, name string) (Playlist, bool)
+	// Locate says where a file is for a viewer, without the boxes in avoid. ok is false when
+	// nothing is known of the path.
+	Locate(path id.Path, viewer netip.Addr, avoid []id.BoxID) (Location, bool)
+	// Redirected notes that a viewer was sent to a box for so many bytes.
+	Redirected(box id.BoxID, bytes int64)
+	// Open opens the origin's own copy; fs.ErrNotExist where it has none.
+	Open(path id.Path) (*os.File, error)
+}
+
+// Playlist is a rendered playlist.
+type Playlist struct {
+	Body     []byte
+	ETag     string // quoted
+	Modified time.Time
+	MaxAge   time.Duration // for which a cache may answer with it
+}
+
+// Location is where a file is.
+type Location struct {
+	Digest id.Digest
+	Size   int64
+	// Boxes hold the file and may be reached by the viewer, best first.
+	Boxes []Holder
+	// Own says that the origin serves the file itself even when boxes hold it: init segments
+	// and keys.
+	Own bool
+}
+
+// Holder is a box, and the URL of the file there.
+type Holder struct {
+	Box id.BoxID
+	URL string
+}
+
+// Config of a front.
+type Config struct {
+	Content   Content
+	Publisher id.PublisherID // whose files are also found at /<publisher-id>/<path>
+	PublicURL string         // base of the URLs that Locate's origin has; "": as the request came
+	// TrustedProxies may say who the viewer is (X-Forwarded-For).
+	TrustedProxies []netip.Prefix
+	Log            *slog.Logger
+}
+
+// Front answers viewers.
+type Front struct {
+	cfg     Config
+	repeats repeats
+
+	redirects     atomic.Int64
+	redirectBytes atomic.Int64
+	originBytes   atomic.Int64
+	originFiles   atomic.Int64
+	playlists     atomic.Int64
+}
+
+// New returns a front.
+func New(cfg Config) *Front { return &Front{cfg: cfg} }
+
+// Totals counts since the start.
+type Totals struct {
+	Playlists     int64 `json:"playlists"`
+	Redirects     int64 `json:"redirects"`
+	RedirectBytes int64 `json:"redirect_bytes"` // sizes of the files that viewers were sent to boxes for
+	OriginFiles   int64 `json:"origin_files"`   // answered by the origin itself
+	OriginBytes   int64 `json:"origin_bytes"`   // bytes of files that the origin really sent
+}
+
+// Totals returns what was answered since the start.
+func (f *Front) Totals() Totals {
+	return Totals{f.playlists.Load(), f.redirects.Load(), f.redirectBytes.Load(), f.originFiles.Load(), f.originBytes.Load()}
+}
+
+// Register adds the front's routes.
+func (f *Front) Register(mux *http.ServeMux) {
+	handle := func(pattern string, h httperr.Handler) {
+		mux.Handle(pattern, httperr.Wrap(f.cfg.Log, func(w http.ResponseWriter, r *http.Request) error {
+			w.Header().Set("Access-Control-Allow-Origin", "*")
+			if err := access.Check(r, access.ViewStream, f.cfg.TrustedProxies); err != nil {
+				return err
+			}
+			return h(w, r)
+		}))
+	}
+	handle("GET /live/{stream}/{name...}", f.live)
+	handle("GET /"+string(f.cfg.Publisher)+"/{path...}", f.file)
+	handle("GET /origin/{path...}", f.origin)
+	handle("GET /api/v1/locate", f.locate)
+	mux.HandleFunc("OPTIONS /", preflight)
+}
+
+// preflight lets players on other sites send Range.
+func preflight(w http.ResponseWriter, _ *http.Request) {
+	h := w.Header()
+	h.Set("Access-Control-Allow-Origin", "*")
+	h.Set("Access-Control-Allow-Methods", "GET, HEAD, OPTIONS")
+	h.Set("Access-Control-Allow-Headers", "Range")
+	h.Set("Access-Control-Max-Age", "86400")
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (f *Front) live(w http.ResponseWriter, r *http.Request) error {
+	stream, err := id.ParseStreamName(r.PathValue("stream"))
+	if err != nil {
+		return httperr.NotFound(err.Error())
+	}
+	name := r.PathValue("name")
+	if strings.HasSuffix(name, ".m3u8") {
+		if p, ok := f.cfg.Content.Playlist(stream, name); ok {
+			f.playlist(w, r, p)
+			return nil
+		}
+	}
+	path, err := id.ParsePath("/live/" + string(stream) + "/" + name)
+	if err != nil {
+		return httperr.BadRequest(err.Error(), nil)
+	}
+	return f.answer(w, r, path)
+}
+
+func (f *Front) file(w http.ResponseWriter, r *http.Request) error {
+	path, err := id.ParsePath(r.PathValue("path"))
+	if err != nil {
+		return httperr.BadRequest(err.Error(), nil)
+	}
+	return f.answer(w, r, path)
+}
+
+func (f *Front) playlist(w http.ResponseWriter, r *http.Request, p Playlist) {
+	f.playlists.Add(1)
+	h := w.Header()
+	h.Set("Content-Type", "application/vnd.apple.mpegurl")
+	h.Set("Cache-Control", "max-age="+strconv.Itoa(int(p.MaxAge/time.Second)))
+	h.Set("ETag", p.ETag)
+	if r.Header.Get("If-None-Match") == p.ETag {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	h.Set("Last-Modified", p.Modified.UTC().Format(http.TimeFormat))
+	h.Set("Content-Length", strconv.Itoa(len(p.Body)))
+	_, _ = w.Write(p.Body)
+}
+
+// answer sends the viewer to the best box for it, and to another one when it asks for the same
+// again; when none is left the origin serves.
+func (f *Front) answer(w http.ResponseWriter, r *http.Request, path id.Path) error {
+	viewer := access.ClientAddr(r, f.cfg.TrustedProxies)
+	seen := f.repeats.given(requestKey(viewer, r, path), time.Now())
+	loc, ok := f.cfg.Content.Locate(path, viewer, seen)
+	if !ok {
+		return httperr.NotFound("not here: the segment is gone, or it never was; reload the playlist")
+	}
+	if loc.Own || len(loc.Boxes) == 0 {
+		return f.serve(w, r, path, loc.Digest)
+	}
+	best := loc.Boxes[0]
+	f.repeats.add(requestKey(viewer, r, path), best.Box, time.Now())
+	f.cfg.Content.Redirected(best.Box, loc.Size)
+	f.redirects.Add(1)
+	f.redirectBytes.Add(loc.Size)
+	h := w.Header()
+	h.Set("Location", best.URL)
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Length", "0")
+	w.WriteHeader(http.StatusFound)
+	return nil
+}
+
+func (f *Front) origin(w http.ResponseWriter, r *http.Request) error {
+	path, err := id.ParsePath(r.PathValue("path"))
+	if err != nil {
+		return httperr.BadRequest(err.Error(), nil)
+	}
+	loc, ok := f.cfg.Content.Locate(path, netip.Addr{}, nil)
+	if !ok {
+		return httperr.NotFound("the origin does not have this file")
+	}
+	return f.serve(w, r, path, loc.Digest)
+}
+
+// serve sends the origin's own copy.
+func (f *Front) serve(w http.ResponseWriter, r *http.Request, path id.Path, digest id.Digest) error {
+	file, err := f.cfg.Content.Open(path)
+	if err != nil {
+		return httperr.New(http.StatusNotFound, "no box can serve this file now and the origin does not have it any more", err)
+	}
+	defer file.Close()
+	h := w.Header()
+	h.Set("Content-Type", ContentType(path.Name()))
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Security-Policy", "sandbox")
+	h.Set("ETag", `"`+digest.String()+`"`)
+	h.Set("Cache-Control", "no-cache")
+	if path.ContentAddressed() {
+		h.Set("Cache-Control", "public, max-age=31536000, immutable")
+	}
+	f.originFiles.Add(1)
+	http.ServeContent(&counter{w, &f.originBytes}, r, "", time.Time{}, file)
+	return nil
+}
+
+// counter counts the bytes of bodies and keeps sendfile.
+type counter struct {
+	http.ResponseWriter
+	n *atomic.Int64
+}
+
+func (c *counter) Write(b []byte) (int, error) {
+	n, err := c.ResponseWriter.Write(b)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+func (c *counter) ReadFrom(r io.Reader) (int64, error) {
+	n, err := c.ResponseWriter.(io.ReaderFrom).ReadFrom(r)
+	c.n.Add(n)
+	return n, err
+}
+
+func (c *counter) Unwrap() http.ResponseWriter { return c.ResponseWriter }
+
+// located is the answer of /api/v1/locate.
+type located struct {
+	URLs   []string `json:"urls"`
+	Digest string   `json:"digest"`
+	Size   int64    `json:"size"`
+}
+
+// locate lists where a file is: the boxes in the order for this viewer, the origin last.
+func (f *Front) locate(w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	text := q.Get("path")
+	if text == "" {
+		text = "/live/" + q.Get("stream") + "/" + q.Get("segment")
+		if q.Get("stream") == "" || q.Get("segment") == "" {
+			return httperr.BadRequest("want ?path=, or ?stream= with segment=<rendition>/<digest>/<name> as the playlist has it", nil)
+		}
+	}
+	path, err := id.ParsePath(text)
+	if err != nil {
+		return httperr.BadRequest(err.Error(), nil)
+	}
+	loc, ok := f.cfg.Content.Locate(path, access.ClientAddr(r, f.cfg.TrustedProxies), nil)
+	if !ok {
+		return httperr.NotFound(fmt.Sprintf("nothing is known of %s", path))
+	}
+	answer := located{URLs: []string{}, Digest: loc.Digest.String(), Size: loc.Size}
+	for _, b := range loc.Boxes {
+		answer.URLs = append(answer.URLs, b.URL)
+	}
+	if file, err := f.cfg.Content.Open(path); err == nil {
+		file.Close()
+		answer.URLs = append(answer.URLs, BaseURL(r, f.cfg.PublicURL)+(&url.URL{Path: "/origin" + string(path)}).EscapedPath())
+	}
+	w.Header().Set("Content-Type", "application/json")
+	return json.MarshalWrite(w, answer)
+}
+
+// BaseURL is the public URL without a slash at its end, or, where none is configured, the one
+// that the request came by.
+func BaseURL(r *http.Request, public string) string {
+	if public != "" {
+		return strings.TrimSuffix(public, "/")
+	}
+	scheme := "http"
+	if r.TLS != nil {
+		scheme = "https"
+	}
+	return scheme + "://" + r.Host
+}
+
+// ContentType returns the media type of what HLS consists of, by the file's ending;
+// application/octet-stream for everything else, so that nothing becomes active content.
+func ContentType(name string) string {
+	switch strings.ToLower(name[strings.LastIndexByte(name, '.')+1:]) {
+	case "ts":
+		return "video/mp2t"
+	case "m4s", "cmfv", "cmfa":
+		return "video/iso.segment"
+	case "mp4", "m4v":
+		return "video/mp4"
+	case "m4a":
+		return "audio/mp4"
+	case "aac":
+		return "audio/aac"
+	case "vtt":
+		return "text/vtt"
+	}
+	return "application/octet-stream"
+}
