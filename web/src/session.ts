@@ -69,8 +69,10 @@ export class Session {
     video.addEventListener("ended", () => this.#finish({ why: "ended" }));
     window.addEventListener("online", () => this.#wake());
     document.addEventListener("visibilitychange", () => document.hidden || this.#wake());
+    // Started is when the first picture is on the screen, a little after the element says that it plays.
     video.addEventListener("playing", () => {
-      if (this.player) this.measured.startupMs ??= performance.now() - this.measured.startedAt;
+      if ("requestVideoFrameCallback" in video) video.requestVideoFrameCallback(() => this.#started());
+      else this.#started();
     });
     window.setInterval(() => this.#sample(), SAMPLE_MS);
     window.setInterval(() => void this.#refresh(), REFRESH_MS);
@@ -184,6 +186,10 @@ export class Session {
     }
   }
 
+  #started(): void {
+    if (this.player) this.measured.startupMs ??= performance.now() - this.measured.startedAt;
+  }
+
   #sample(): void {
     const { video, measured, player } = this;
     const now = performance.now();
@@ -210,6 +216,7 @@ export class Session {
       this.view.state("quiet", "Paused");
     } else if (moved && position > 0) {
       this.#progressAt = now;
+      this.#started(); // pictures are not reported to hidden pages
       this.#again.reset();
       this.#trouble = "";
       const live = player.latency() !== null || !Number.isFinite(video.duration);

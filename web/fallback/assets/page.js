@@ -324,7 +324,8 @@ var Session = class {
 		window.addEventListener("online", () => this.#wake());
 		document.addEventListener("visibilitychange", () => document.hidden || this.#wake());
 		video.addEventListener("playing", () => {
-			if (this.player) this.measured.startupMs ??= performance.now() - this.measured.startedAt;
+			if ("requestVideoFrameCallback" in video) video.requestVideoFrameCallback(() => this.#started());
+			else this.#started();
 		});
 		window.setInterval(() => this.#sample(), SAMPLE_MS);
 		window.setInterval(() => void this.#refresh(), REFRESH_MS);
@@ -430,6 +431,9 @@ var Session = class {
 			return null;
 		}
 	}
+	#started() {
+		if (this.player) this.measured.startupMs ??= performance.now() - this.measured.startedAt;
+	}
 	#sample() {
 		const { video, measured, player } = this;
 		const now = performance.now();
@@ -454,6 +458,7 @@ var Session = class {
 			this.view.state("quiet", "Paused");
 		} else if (moved && position > 0) {
 			this.#progressAt = now;
+			this.#started();
 			this.#again.reset();
 			this.#trouble = "";
 			const live = player.latency() !== null || !Number.isFinite(video.duration);
