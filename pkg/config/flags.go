@@ -99,7 +99,11 @@ func printUsage(w io.Writer, p Program) {
 				b.WriteString("  (in the file only) " + f.name + "\n" + wrap("      ", f.doc))
 				continue
 			}
-			printFlag(&b, sec.flagName(f), f.word(), f.doc, f.text())
+			byDefault := f.text()
+			if byDefault == "false" { // what a flag without a value is there to change
+				byDefault = ""
+			}
+			printFlag(&b, sec.flagName(f), f.word(), f.doc, byDefault)
 		}
 	}
 	own := p.Sections[len(p.Sections)-1]

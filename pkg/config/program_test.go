@@ -86,7 +86,7 @@ func TestUsage(t *testing.T) {
 		"  --lease-ttl duration\n      How long a lease lasts (default 20s)\n",
 		"  --storage-limit size\n",
 		"  --entrances a,b,…\n      URLs of entrances (default http://192.0.2.1:7070)\n",
-		"  --verbose\n",
+		"  --verbose\n      Log more.\n",
 		"  (in the file only) streams\n",
 		"DANDELION_BOX_LISTEN",
 	} {
