@@ -84,7 +84,7 @@ func (e *Edge) Handler() http.Handler { return http.HandlerFunc(e.handle) }
 
 func (e *Edge) handle(rw http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	w := newResponse(rw, e.chunk(), e.cfg.RateWindow)
+	w := newResponse(rw, e.least(), e.cfg.RateWindow)
 	d := Delivery{Method: r.Method, URL: r.URL.EscapedPath()}
 	e.answer(w, r, &d)
 	w.finish(r)
@@ -101,9 +101,9 @@ func (e *Edge) handle(rw http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// chunk is how much a viewer must take within one window.
-func (e *Edge) chunk() int64 {
-	return max(4096, int64(float64(e.cfg.MinRate)*e.cfg.RateWindow.Seconds()))
+// least is how many bytes a viewer must take within one window.
+func (e *Edge) least() int64 {
+	return max(1, int64(float64(e.cfg.MinRate)*e.cfg.RateWindow.Seconds()))
 }
 
 func (e *Edge) answer(w *response, r *http.Request, d *Delivery) {

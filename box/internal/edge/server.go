@@ -32,7 +32,7 @@ func (e *Edge) connContext(ctx context.Context, c net.Conn) context.Context {
 		// A viewer that stops reading must not keep our last bytes in the kernel for long after
 		// the answer is written.
 		if raw, err := tcp.SyscallConn(); err == nil {
-			timeout := int(2 * e.cfg.RateWindow / time.Millisecond)
+			timeout := int(max(e.cfg.RateWindow, DefaultRateWindow) / time.Millisecond)
 			raw.Control(func(fd uintptr) {
 				unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, timeout)
 			})
