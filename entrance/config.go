@@ -1,0 +1,94 @@
+package entrance
+
+import (
+	"fmt"
+	"net/netip"
+	"net/url"
+	"strings"
+
+	"dandelion/pkg/config"
+	"dandelion/pkg/wire"
+)
+
+// Config is the section `entrance` of config.yaml.
+type Config struct {
+	Listen           string          `yaml:"listen" doc:"address for boxes, publishers and the API"`
+	DataDir          string          `yaml:"data_dir" doc:"directory for the key and the embedded state; made if missing, one process at a time"`
+	PublicURL        string          `yaml:"public_url" doc:"URL at which boxes and publishers reach listen, such as http://192.0.2.1:7070; empty: the one that each of them dialled. Old peers need an IPv4 address in it"`
+	OtherURLs        []string        `yaml:"other_urls" doc:"URLs of other entrances that boxes and publishers are told of; added to those in Redis at the start, where they can be removed"`
+	LeaseTTL         config.Duration `yaml:"lease_ttl" doc:"how long a box's report is good for; boxes report every 5s"`
+	MaxSearchResults int             `yaml:"max_search_results" doc:"how many boxes a publisher is told of at most"`
+	GeoIPDB          string          `yaml:"geoip_db" doc:"path of a GeoIP database (.mmdb) for boxes and publishers that do not say where they are; empty: none"`
+	TrustedProxies   []string        `yaml:"trusted_proxies" doc:"addresses or networks of web servers in front of this one, whose X-Forwarded-For names the peer"`
+}
+
+// DefaultConfig returns the settings of an entrance that nobody configured.
+func DefaultConfig() Config {
+	return Config{
+		Listen:           ":7070",
+		DataDir:          "data/entrance",
+		LeaseTTL:         20 * config.Second,
+		MaxSearchResults: 20,
+	}
+}
+
+// Validate checks the settings; see config.Problems.
+func (c *Config) Validate() error {
+	var p config.Problems
+	p.Listen("listen", c.Listen)
+	p.NotEmpty("data_dir", c.DataDir, "a directory, such as /var/lib/dandelion/entrance")
+	if c.PublicURL != "" {
+		p.HTTPURL("public_url", c.PublicURL)
+	}
+	for i, u := range c.OtherURLs {
+		p.HTTPURL(fmt.Sprintf("other_urls[%d]", i), u)
+	}
+	config.Between(&p, "lease_ttl", c.LeaseTTL, 6*config.Second, 10*config.Minute)
+	config.Between(&p, "max_search_results", c.MaxSearchResults, 1, wire.MaxBoxSet)
+	for i, text := range c.TrustedProxies {
+		if _, err := parseNetwork(text); err != nil {
+			p.Add(fmt.Sprintf("trusted_proxies[%d]", i), fmt.Sprintf("is %.80q", text), "an address or a network, such as 192.0.2.1 or 10.0.0.0/8")
+		}
+	}
+	return p.Err()
+}
+
+// trusted returns TrustedProxies, which Validate has checked.
+func (c *Config) trusted() []netip.Prefix {
+	var list []netip.Prefix
+	for _, text := range c.TrustedProxies {
+		if network, err := parseNetwork(text); err == nil {
+			list = append(list, network)
+		}
+	}
+	return list
+}
+
+func parseNetwork(text string) (netip.Prefix, error) {
+	if addr, err := netip.ParseAddr(text); err == nil {
+		return netip.PrefixFrom(addr.Unmap(), addr.Unmap().BitLen()), nil
+	}
+	network, err := netip.ParsePrefix(text)
+	return network.Masked(), err
+}
+
+// websocketURL completes the URL of an entrance, which people give with or without the path of
+// its websocket.
+func websocketURL(raw string) string {
+	if raw == "" {
+		return ""
+	}
+	u, err := url.Parse(raw)
+	if err != nil {
+		return raw
+	}
+	path := strings.TrimSuffix(u.Path, "/")
+	for _, known := range []string{"/dandelion/ws", "/dandelion/ws_change"} {
+		if strings.HasSuffix(path, known) {
+			u.Path = path + "/"
+			return u.String()
+		}
+	}
+	u.Path = strings.TrimSuffix(path, "/dandelion") + wire.EntranceWSPath
+	return u.String()
+}

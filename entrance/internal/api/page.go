@@ -1,0 +1,61 @@
+package api
+
+import (
+	"bytes"
+	_ "embed"
+	"fmt"
+	"html/template"
+	"math"
+	"net/http"
+	"time"
+)
+
+// pageBoxes is how many boxes the page shows; the API has all.
+const pageBoxes = 500
+
+//go:embed page.html
+var pageText string
+
+var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
+	"rate": rate,
+	"age":  age,
+}).Parse(pageText))
+
+// rate prints bytes/s as Mbit/s; "–" where it is not known.
+func rate(system map[string]float64, name string) string {
+	v, ok := system[name]
+	if !ok {
+		return "–"
+	}
+	return fmt.Sprintf("%.1f", v*8/1e6)
+}
+
+func age(seconds float64) string {
+	return time.Duration(math.Round(seconds) * float64(time.Second)).String()
+}
+
+func (a *API) page(w http.ResponseWriter, _ *http.Request) error {
+	now := time.Now()
+	known := a.known()
+	data := struct {
+		Entrance Entrance
+		Uptime   string
+		Boxes    []Box
+		More     int
+	}{Entrance: a.summary(now), More: max(len(known)-pageBoxes, 0)}
+	data.Uptime = age(data.Entrance.UptimeS)
+	for _, b := range known[:min(len(known), pageBoxes)] {
+		data.Boxes = append(data.Boxes, describe(b, now))
+	}
+	var page bytes.Buffer
+	if err := pageTemplate.Execute(&page, data); err != nil {
+		return err
+	}
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
+	_, _ = w.Write(page.Bytes())
+	return nil
+}

@@ -1,0 +1,165 @@
+// Package checkin is an entrance's side of a box's session: it checks each EXCHANGE, gives the
+// box its lease and an answer, and finds out by dialling back whether others can reach it
+// (wire.md section 2).
+//
+// It must not know how leases are kept (registry) nor who is offered to publishers (search).
+package checkin
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"log/slog"
+	"slices"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"dandelion/entrance/internal/door"
+	"dandelion/entrance/internal/registry"
+	"dandelion/pkg/geo"
+	"dandelion/pkg/id"
+	"dandelion/pkg/wire"
+)
+
+// Endpoint answers EXCHANGE. It is made by New and inert until its Prober runs.
+type Endpoint struct {
+	registry *registry.Registry
+	prober   *Prober
+	places   *geo.DB
+	log      *slog.Logger
+
+	unaccounted prometheus.Counter
+}
+
+// New returns an endpoint that keeps leases in reg and has boxes dialled by prober. places may
+// be nil.
+func New(reg *registry.Registry, prober *Prober, places *geo.DB, log *slog.Logger, metrics prometheus.Registerer) *Endpoint {
+	e := &Endpoint{registry: reg, prober: prober, places: places, log: log}
+	e.unaccounted = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "dandelion_entrance_deliveries_unaccounted_total",
+		Help: "Deliveries in reports that no account was kept of.",
+	})
+	metrics.MustRegister(e.unaccounted)
+	return e
+}
+
+// visit is what a session of a box remembers.
+type visit struct {
+	nonce      string // "" for a box without features
+	persistent bool
+}
+
+// Exchange is the door.Command of EXCHANGE: it validates the report, makes or renews the lease,
+// answers, and then sees to the dial-back: a box can answer that only when it has read its nonce.
+func (e *Endpoint) Exchange(s *door.Session, message []byte) error {
+	x, err := wire.DecodeExchange(message)
+	if err != nil {
+		return err
+	}
+	if x.Type != wire.TypeBox {
+		return &door.Refusal{Text: "Wrong format in your message: EXCHANGE is for TYPE BOX"}
+	}
+	e.unaccounted.Add(float64(len(x.Deliveries)))
+	x.Deliveries = nil
+	box, err := place(x, s.Remote)
+	if err != nil {
+		return err
+	}
+	s.Named(x.Features)
+	v := e.visit(s)
+	if v.persistent {
+		box.Session, box.Persistent = s.Number, true
+	}
+	e.locate(&box)
+	kept, err := e.registry.Put(box)
+	switch {
+	case errors.Is(err, registry.ErrTaken), errors.Is(err, registry.ErrFull):
+		return &door.Refusal{Text: "Refused: " + err.Error()}
+	case err != nil:
+		return err
+	}
+	if v.persistent && s.OnEnd == nil {
+		e.endWith(s, kept.ID)
+	}
+	if err := s.Reply(e.reply(s, v, kept)); err != nil {
+		return err
+	}
+	e.prober.Consider(kept, v.nonce)
+	return nil
+}
+
+// visit returns what the session remembers. A connection is persistent when its first EXCHANGE, or
+// a later one, named a feature.
+func (e *Endpoint) visit(s *door.Session) *visit {
+	v, _ := s.Value.(*visit)
+	if v == nil {
+		v = &visit{}
+		s.Value = v
+	}
+	if len(s.Features) > 0 && !v.persistent {
+		v.persistent = true
+		v.nonce = newNonce()
+	}
+	return v
+}
+
+func newNonce() string {
+	var b [16]byte
+	rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// locate asks the database where a box is that does not say so itself.
+func (e *Endpoint) locate(box *registry.Box) {
+	if box.GeoIP != (wire.GeoIP{}) || e.places == nil {
+		return
+	}
+	if old, ok := e.registry.Held(box.ID); ok && old.Address == box.Address && old.GeoIP != (wire.GeoIP{}) {
+		return // the registry keeps it
+	}
+	box.GeoIP, _ = e.places.Lookup(box.Address)
+}
+
+// endWith ends the lease when the session ends.
+func (e *Endpoint) endWith(s *door.Session, box id.BoxID) {
+	number := s.Number
+	s.OnEnd = func(why string) {
+		e.log.Info("box left", "box", box, "why", why)
+		e.registry.End(box, number, why)
+	}
+	e.log.Info("box connected", "box", box, "address", s.Remote)
+}
+
+func (e *Endpoint) reply(s *door.Session, v *visit, box *registry.Box) wire.ExchangeReply {
+	reply := wire.ExchangeReply{
+		Peer:         s.Own,
+		Command:      wire.CommandExchange,
+		Message:      wire.MessageAccepted,
+		EntranceURLs: EntranceURLs(s.URL, e.registry.OtherURLs()),
+	}
+	if !v.persistent {
+		return reply
+	}
+	reply.Features = s.Features
+	reply.Address = s.Remote.String()
+	reply.Nonce = v.nonce
+	if box.Reach.State != registry.ReachUnknown {
+		reply.Reachable = box.Reach.State.String()
+		reply.Reason = box.Reach.Reason
+	}
+	return reply
+}
+
+// EntranceURLs is the ENTRANCE_URLS of a reply: the entrance's own, then others.
+func EntranceURLs(own string, others []string) []string {
+	urls := make([]string, 0, 1+len(others))
+	if own != "" {
+		urls = append(urls, own)
+	}
+	for _, u := range others {
+		if !slices.Contains(urls, u) {
+			urls = append(urls, u)
+		}
+	}
+	return urls
+}

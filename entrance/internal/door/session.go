@@ -1,0 +1,269 @@
+package door
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"dandelion/pkg/access"
+	"dandelion/pkg/wire"
+	"dandelion/pkg/wsconn"
+)
+
+const (
+	// oldSilence is for how long a peer without features may say nothing: nobody pings in the old
+	// code, but it answers pings.
+	oldSilence = 5 * time.Minute
+	oldPing    = 30 * time.Second
+
+	// A session that sends faster than this is read more slowly.
+	messagesPerSecond = 50
+	messageBurst      = 100
+
+	keptBuffer = 64 << 10 // a longer message's buffer is not kept
+)
+
+// Session is the websocket of one peer. Its fields belong to the session's goroutine.
+type Session struct {
+	Number uint64     // different for each session of this process, never 0
+	Remote netip.Addr // the peer's address; the zero Addr where it cannot be told
+	URL    string     // what this entrance calls itself towards the peer
+	Own    wire.Peer  // likewise
+	// Features are what both sides named; none before the peer named any.
+	Features wire.Features
+	// Value is the command's own.
+	Value any
+	// OnEnd, if set, is called once when the session ends by the peer's doing, also by its
+	// silence; not when this entrance shuts down. why is for people.
+	OnEnd func(why string)
+
+	conn        atomic.Pointer[wsconn.Conn]
+	peer        string // the ID of its first message
+	hasFeatures atomic.Bool
+	draining    atomic.Bool
+	kept        bool // KeepAlive was called
+	tokens      float64
+	refilled    time.Time
+}
+
+// Refusal is an error whose text is meant for the peer.
+type Refusal struct{ Text string }
+
+func (r *Refusal) Error() string { return r.Text }
+
+// Reply sends a message to the peer.
+func (s *Session) Reply(v any) error { return s.conn.Load().WriteText(wire.Encode(v)) }
+
+// Named takes the features that the peer named, and keeps the connection alive: a peer with
+// features is gone after 8 s of silence, another one after 5 minutes.
+func (s *Session) Named(theirs wire.Features) {
+	if both := wire.Ours().And(theirs); len(both) > 0 {
+		s.Features = both
+	}
+	if s.kept {
+		return
+	}
+	s.kept = true
+	if len(s.Features) == 0 {
+		s.conn.Load().KeepAlive(oldPing, oldSilence)
+		return
+	}
+	s.hasFeatures.Store(true)
+	s.conn.Load().KeepAlive(wire.PingInterval, wire.SilenceLimit)
+}
+
+var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// serve reads the session's messages until it ends.
+func (d *Door) serve(s *Session) {
+	why := "its connection was lost"
+	defer func() {
+		if s.OnEnd != nil && !s.draining.Load() {
+			s.OnEnd(why)
+		}
+	}()
+	for {
+		err := d.next(s)
+		if err == nil {
+			continue
+		}
+		var bye *goodbye
+		switch {
+		case errors.As(err, &bye):
+			why = "it said goodbye: " + bye.reason
+			if s.OnEnd != nil {
+				s.OnEnd(why)
+				s.OnEnd = nil
+			}
+			continue // until it closes
+		case wsconn.SaidGoodbye(err):
+			why = "it closed its connection"
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			why = "it gave no sign of life"
+		}
+		return
+	}
+}
+
+// goodbye is a GOODBYE as an error, to end the loop's normal way.
+type goodbye struct{ reason string }
+
+func (g *goodbye) Error() string { return g.reason }
+
+// next reads one message and answers it. An error ends the session; the peer was told why.
+func (d *Door) next(s *Session) error {
+	binary, r, err := s.conn.Load().Next()
+	if err != nil {
+		return err
+	}
+	s.slowDown()
+	buf := buffers.Get().(*bytes.Buffer)
+	defer func() {
+		if buf.Cap() <= keptBuffer {
+			buf.Reset()
+			buffers.Put(buf)
+		}
+	}()
+	if binary {
+		return d.refuse(s, refusedFormat, wire.NewWrongFormat(s.Own, []byte("(binary)")))
+	}
+	if n, err := buf.ReadFrom(io.LimitReader(r, wire.MaxExchange+1)); err != nil {
+		return err
+	} else if n > wire.MaxExchange {
+		return d.refuse(s, refusedTooLong, s.errorReply(fmt.Sprintf("Your message is longer than %d bytes", wire.MaxExchange)))
+	}
+	return d.answer(s, buf.Bytes())
+}
+
+// slowDown lets a peer that sends too much wait. It is its own goroutine that sleeps.
+func (s *Session) slowDown() {
+	now := time.Now()
+	if s.refilled.IsZero() {
+		s.tokens = messageBurst
+	} else {
+		s.tokens = min(messageBurst, s.tokens+now.Sub(s.refilled).Seconds()*messagesPerSecond)
+	}
+	s.refilled = now
+	if s.tokens--; s.tokens < 0 {
+		time.Sleep(time.Duration(-s.tokens / messagesPerSecond * float64(time.Second)))
+	}
+}
+
+func (d *Door) answer(s *Session, message []byte) error {
+	envelope, err := wire.DecodeEnvelope(message)
+	if err != nil {
+		return d.refuse(s, refusedFormat, wire.NewWrongFormat(s.Own, message))
+	}
+	if s.peer == "" {
+		s.peer = envelope.ID
+	}
+	if s.peer != envelope.ID {
+		return d.refuse(s, refusedFormat, s.errorReply("Wrong format in your message: ID is another one than before on this connection"))
+	}
+	if !s.Remote.IsValid() {
+		return d.refuse(s, refusedByPolicy, s.errorReply("Your address cannot be told: "+
+			"the proxy in front of this entrance must be in its trusted_proxies, and must write X-Forwarded-For"))
+	}
+	if envelope.Command == wire.CommandGoodbye {
+		d.metrics.messages.WithLabelValues(envelope.Command).Inc()
+		bye, _ := wire.Decode[wire.Goodbye](message)
+		return &goodbye{bye.Reason[:min(len(bye.Reason), wire.MaxField)]}
+	}
+	command := d.cfg.Commands[envelope.Command]
+	if command == nil {
+		reply := wire.NewUnknownCommand(s.Own, envelope.Command)
+		if len(s.Features) == 0 {
+			return d.refuse(s, refusedCommand, reply)
+		}
+		d.metrics.refused.WithLabelValues(refusedCommand).Inc()
+		return s.Reply(reply)
+	}
+	d.metrics.messages.WithLabelValues(envelope.Command).Inc()
+	err = command(s, message)
+	var refusal *Refusal
+	switch {
+	case errors.As(err, &refusal):
+		d.log.Debug("refused", "command", envelope.Command, "remote", s.Remote, "error", err)
+		return d.refuse(s, refusedByPolicy, s.errorReply(refusal.Text))
+	case errors.Is(err, wire.ErrFormat):
+		d.log.Debug("wrong format", "command", envelope.Command, "remote", s.Remote, "error", err)
+		text := strings.TrimPrefix(err.Error(), wire.ErrFormat.Error()+": ")
+		return d.refuse(s, refusedFormat, s.errorReply("Wrong format in your message: "+text[:min(len(text), wire.MaxEcho)]))
+	}
+	return err
+}
+
+func (s *Session) errorReply(text string) wire.ErrorReply {
+	return wire.ErrorReply{Peer: s.Own, Error: text}
+}
+
+var errRefused = errors.New("the entrance refused its message")
+
+// refuse sends a last message and closes with code 1000.
+func (d *Door) refuse(s *Session, reason string, reply wire.ErrorReply) error {
+	d.metrics.refused.WithLabelValues(reason).Inc()
+	s.conn.Load().Refuse(wire.Encode(reply))
+	return errRefused
+}
+
+// ownURL is what the entrance calls itself towards the peer that made the request: the configured
+// URL, or the one that the peer dialled.
+func (d *Door) ownURL(r *http.Request) string {
+	if d.cfg.URL != "" {
+		return d.cfg.URL
+	}
+	scheme := "http"
+	if r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https" && access.ClientAddr(r, d.cfg.Trusted) != remoteOf(r) {
+		scheme = "https"
+	}
+	own := scheme + "://" + r.Host + wire.EntranceWSPath
+	if u, err := wire.ParseURL(own); err == nil && u.Host == r.Host {
+		return own
+	}
+	// HTTP/1.0 needs no Host.
+	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
+		return scheme + "://" + local.String() + wire.EntranceWSPath
+	}
+	return ""
+}
+
+func remoteOf(r *http.Request) netip.Addr {
+	ap, _ := netip.ParseAddrPort(r.RemoteAddr)
+	return ap.Addr().Unmap().WithZone("")
+}
+
+// ownPeer is what the entrance's messages say of it. Where its URL has a name, IP is the address
+// that the peer is connected to.
+func (d *Door) ownPeer(own string, local netip.Addr) wire.Peer {
+	p := wire.Peer{ID: string(d.cfg.ID), IP: local.String(), Type: wire.TypeEntrance}
+	u, err := url.Parse(own)
+	if err != nil {
+		u = &url.URL{}
+	}
+	if addr, err := netip.ParseAddr(u.Hostname()); err == nil {
+		p.IP = addr.String()
+	}
+	p.Port = wire.Text(portOf(u))
+	return p
+}
+
+// portOf returns the port of an http or https URL, also where it is not written.
+func portOf(u *url.URL) string {
+	switch {
+	case u.Port() != "":
+		return u.Port()
+	case u.Scheme == "https":
+		return "443"
+	}
+	return "80"
+}
