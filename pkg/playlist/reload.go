@@ -5,8 +5,8 @@ import "fmt"
 // CheckReload reports how next breaks what a server promises of a media playlist that a
 // client saw as old before (RFC 8216 section 6.2.1 and 6.2.2), or nil: sequence numbers never
 // fall, the segment at a number stays what it was, segments leave only at the front and come
-// only at the back, each discontinuity that left was counted, the target duration does not
-// shrink, and an ended playlist stays. It is for tests and for players that watch a server.
+// only at the back, each discontinuity that left was counted, and the target duration does not
+// shrink. It is for tests and for players that watch a server.
 func CheckReload(old, next *Media) error {
 	if next.Sequence < old.Sequence {
 		return fmt.Errorf("MEDIA-SEQUENCE fell from %d to %d", old.Sequence, next.Sequence)

@@ -1,0 +1,264 @@
+package stream
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"io/fs"
+	"log/slog"
+	"slices"
+	"time"
+
+	"dandelion/pkg/id"
+	"dandelion/pkg/playlist"
+	"dandelion/publisher/internal/source"
+)
+
+// tracker is what is known of the encoder of one rendition. An epoch is one run of the
+// encoder: within it, its sequence numbers name segments.
+type tracker struct {
+	met        bool   // an epoch has begun
+	epoch      uint64 // counts them
+	epochFirst uint64 // the first number that was listed in it
+	next       uint64 // the number that is expected next
+	started    bool   // there was an entry ever
+	broken     bool   // what comes next does not continue what came before
+
+	// Of this process only.
+	seen      *playlist.Media // the listing that was looked at last
+	listFirst uint64          // its first number
+	waiting   bool            // it must be looked at again although it is the same
+	verified  bool            // the listings were seen to continue the window
+	live      bool            // the encoder was seen to be at work
+	fellAt    time.Time       // since when the numbers are lower than they were
+	waitFor   waited
+}
+
+// waited is the segment that is listed but cannot be copied yet.
+type waited struct {
+	sequence uint64
+	since    time.Time
+	stat     source.Stat
+	statAt   time.Time // since when the file is as it is
+}
+
+// fellPatience is how long numbers must stay lower before an encoder is taken to have
+// restarted, where a half-written playlist could look the same.
+const fellPatience = 2 * time.Second
+
+// update takes in what the source has now. Called from one goroutine, the only one that
+// copies files and adds or drops entries.
+func (s *Stream) update(ctx context.Context, now time.Time, u source.Update) {
+	s.setProblem(problemSource, u.Problem) // the source logs it by itself
+	if s.ttlFits(u) {
+		s.prepare(u)
+		for _, l := range u.Listings {
+			if r := s.rendition(u, l.Path); r != nil {
+				s.ingest(ctx, now, r, l)
+			}
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.trim(now)
+	s.show(now)
+}
+
+// ingest adds the segments of a listing that are new.
+func (s *Stream) ingest(ctx context.Context, now time.Time, r *rendition, l source.Listing) {
+	m := l.Media
+	if m == r.seen && !r.waiting || len(m.Entries) == 0 {
+		return
+	}
+	r.seen = m
+	s.learn(r, m)
+	first, ok := s.compare(now, r, l)
+	r.waiting = !ok
+	var lost losses
+	for i := first; ok && i < len(m.Entries); i++ {
+		if ctx.Err() != nil {
+			r.waiting = true
+			return
+		}
+		e, err := s.fetch(now, r, l, i)
+		if errors.Is(err, errNotYet) {
+			r.waiting = true
+			break
+		}
+		if err != nil {
+			lost.add(m.Entries[i].URI, err)
+		}
+		if seg, ok := s.take(now, r, m, i, e); ok {
+			s.placer.Place(seg)
+		}
+	}
+	lost.log(s.log, r)
+	if ok && !r.waiting {
+		s.finish(now, r, m)
+	}
+}
+
+// learn takes over what the listing says of the whole playlist.
+func (s *Stream) learn(r *rendition, m *playlist.Media) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	target, version := max(r.targetDuration, m.TargetDuration, 1), max(r.version, m.Version)
+	if target != r.targetDuration || version != r.version || !slices.Equal(r.header, m.Header) {
+		r.targetDuration, r.version, r.header = target, version, m.Header
+		s.changed()
+	}
+}
+
+// compare finds the first entry of a listing that is new, and notes where the encoder
+// restarted or went on without us. It is false when that cannot be told yet.
+func (s *Stream) compare(now time.Time, r *rendition, l source.Listing) (first int, ok bool) {
+	m := l.Media
+	end := m.Sequence + uint64(len(m.Entries))
+	s.mu.Lock()
+	known := r.newestIn(m.Sequence, end)
+	s.mu.Unlock()
+
+	switch {
+	case !r.met:
+		s.mu.Lock()
+		r.met, r.epochFirst, r.next = true, m.Sequence, m.Sequence
+		s.mu.Unlock()
+	case known != nil:
+		same, sure := s.same(r, l, known, m.Entries[known.Origin.Sequence-m.Sequence])
+		if !sure {
+			return 0, false
+		}
+		if !same {
+			s.restarted(r, m)
+		}
+	case end < r.next && m.Sequence == r.listFirst && !r.patient(now):
+		return 0, false
+	case end < r.next || end == r.next && m.Sequence < r.listFirst:
+		s.restarted(r, m)
+	case m.Sequence > r.next || m.Sequence == r.next && !r.verified:
+		if r.started {
+			s.log.Warn("segments were missed, viewers get a discontinuity", "rendition", r.name,
+				"next", r.next, "listed_from", m.Sequence)
+		}
+		s.mu.Lock()
+		r.broken, r.next = true, m.Sequence
+		s.mu.Unlock()
+	}
+	r.verified, r.fellAt = true, time.Time{}
+	if r.next <= m.Sequence {
+		return 0, true
+	}
+	return int(min(r.next-m.Sequence, uint64(len(m.Entries)))), true
+}
+
+// patient reports whether the numbers have been lower for long enough.
+func (t *tracker) patient(now time.Time) bool {
+	if t.fellAt.IsZero() {
+		t.fellAt = now
+	}
+	return now.Sub(t.fellAt) >= fellPatience
+}
+
+// restarted begins a new epoch.
+func (s *Stream) restarted(r *rendition, m *playlist.Media) {
+	s.log.Info("encoder restarted, viewers get a discontinuity", "rendition", r.name,
+		"expected", r.next, "listed_from", m.Sequence)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r.epoch++
+	r.epochFirst, r.next, r.broken = m.Sequence, m.Sequence, true
+}
+
+// newestIn returns the newest entry of this epoch with an encoder's number in [from, to).
+func (r *rendition) newestIn(from, to uint64) *entry {
+	for i := len(r.entries) - 1; i >= 0; i-- {
+		o := &r.entries[i].Origin
+		if o.Epoch != r.epoch || o.Sequence < from {
+			return nil
+		}
+		if o.Sequence < to {
+			return r.entries[i]
+		}
+	}
+	return nil
+}
+
+// same reports whether an entry that we have is the one that is listed now under its number,
+// or whether the encoder restarted and the number means something else. Names decide, then
+// the file: an encoder that restarts writes the same names again. sure is false when the
+// file is being written.
+//
+// Only the newest entry that both sides have is compared: with encoders that write a ring of
+// files the oldest one listed can be overwritten already.
+func (s *Stream) same(r *rendition, l source.Listing, known *entry, listed playlist.Entry) (same, sure bool) {
+	o := known.Origin
+	if o.URI != listed.URI || (o.Range == nil) != (listed.Range == nil) || o.Range != nil && *o.Range != *listed.Range {
+		return false, true
+	}
+	if known.Listed.Gap {
+		return true, true
+	}
+	f, err := s.src.Open(l.Path, listed.URI)
+	if err != nil {
+		return true, true // deleted, most likely; the name is all there is
+	}
+	defer f.Close()
+	if f.Was == o.Stat {
+		return true, true
+	}
+	if listed.Range == nil && f.Was.Modified > l.Written.UnixNano() {
+		return true, true // written again after the playlist that lists it: that playlist is old
+	}
+	digest, err := digestOf(f, listed.Range)
+	if is, nowErr := f.Now(); err != nil || nowErr != nil || listed.Range == nil && is != f.Was {
+		return false, false
+	}
+	if digest != known.Digest {
+		return false, true
+	}
+	s.mu.Lock()
+	known.Origin.Stat = f.Was
+	s.mu.Unlock()
+	return true, true
+}
+
+func digestOf(f *source.File, part *playlist.Range) (id.Digest, error) {
+	hash := sha256.New()
+	n, err := io.Copy(hash, section(f, part))
+	if err == nil && part != nil && n != part.Length {
+		err = io.ErrUnexpectedEOF
+	}
+	return id.Digest(hash.Sum(nil)), err
+}
+
+func section(f *source.File, part *playlist.Range) io.Reader {
+	if part == nil {
+		return f
+	}
+	return io.NewSectionReader(f, part.Offset, part.Length)
+}
+
+// losses are the segments of one listing that could not be had: one line in the log.
+type losses struct {
+	count int
+	uri   string
+	err   error
+}
+
+func (l *losses) add(uri string, err error) {
+	if l.count++; l.count == 1 {
+		l.uri, l.err = uri, err
+	}
+}
+
+func (l *losses) log(log *slog.Logger, r *rendition) {
+	if l.count == 0 {
+		return
+	}
+	reason := l.err
+	if errors.Is(reason, fs.ErrNotExist) {
+		reason = errors.New("its file is gone")
+	}
+	log.Warn("segments are lost, viewers skip them", "rendition", r.name, "count", l.count, "first", id.Quote(l.uri), "reason", reason)
+}

@@ -1,0 +1,275 @@
+package stream
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"dandelion/pkg/id"
+	"dandelion/pkg/playlist"
+)
+
+// What is in state.json: the model, as it must be found again after a crash at any moment.
+// Every entry in it counts as shown then, for some were.
+type stateFile struct {
+	Version    int              `json:"version"` // of this layout
+	Boot       string           `json:"boot"`    // of the machine, see bootID
+	IndexPath  string           `json:"index_path,omitempty"`
+	Index      string           `json:"index,omitempty"` // the encoder's multivariant playlist
+	Renditions []renditionState `json:"renditions"`
+	Assets     []assetState     `json:"assets,omitempty"`
+}
+
+const stateVersion = 1
+
+type renditionState struct {
+	Path            string              `json:"path"`
+	Name            id.RenditionName    `json:"name"`
+	Listed          bool                `json:"listed"`
+	First           uint64              `json:"first"`
+	Discontinuities uint64              `json:"discontinuities"`
+	TargetDuration  int                 `json:"target_duration"`
+	Protocol        int                 `json:"protocol"`
+	Header          []string            `json:"header,omitempty"`
+	Want            int                 `json:"want"`
+	Ended           bool                `json:"ended,omitempty"`
+	Target          uint64              `json:"target"`
+	Met             bool                `json:"met"`
+	Epoch           uint64              `json:"epoch"`
+	EpochFirst      uint64              `json:"epoch_first"`
+	Next            uint64              `json:"next"`
+	Started         bool                `json:"started"`
+	Broken          bool                `json:"broken,omitempty"`
+	Entries         []entry             `json:"entries"`
+	Assets          map[string]assetRef `json:"assets,omitempty"`
+}
+
+type assetState struct {
+	Path   id.Path   `json:"path"`
+	Digest id.Digest `json:"digest"`
+	Size   int64     `json:"size"`
+}
+
+func (s *Stream) statePath() string { return filepath.Join(s.cfg.Dir, "state.json") }
+
+// save writes the state if it is newer than what is on disk, and then shows what waited for
+// that. It reports false when it could not and must be called again.
+func (s *Stream) save(now time.Time) bool {
+	s.mu.Lock()
+	version := s.version
+	if version == s.saved {
+		s.mu.Unlock()
+		return true
+	}
+	state, promises := s.snapshot()
+	s.mu.Unlock()
+
+	if err := writeState(s.statePath(), state); err != nil {
+		s.report(problemState, fmt.Sprintf("the stream's state cannot be written, so nothing new is shown: %v", err))
+		return false
+	}
+	s.setProblem(problemState, "")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.saved = version
+	for r, p := range promises {
+		r.onDisk = p
+	}
+	s.show(now)
+	return true
+}
+
+func (s *Stream) snapshot() (*stateFile, map[*rendition]promise) {
+	state := &stateFile{Version: stateVersion, Boot: bootID(), Renditions: []renditionState{}}
+	if s.index.multi != nil {
+		state.IndexPath, state.Index = s.index.path, string(s.index.multi.AppendTo(nil))
+	}
+	promises := map[*rendition]promise{}
+	for _, r := range s.renditions {
+		promises[r] = promise{target: r.target, forced: r.forced, targetDuration: r.targetDuration, ended: r.ended}
+		rs := renditionState{
+			Path: r.path, Name: r.name, Listed: r.listed, First: r.first, Discontinuities: r.discontinuities,
+			TargetDuration: r.targetDuration, Protocol: r.version, Header: r.header, Want: r.want, Ended: r.ended, Target: r.target,
+			Met: r.met, Epoch: r.epoch, EpochFirst: r.epochFirst, Next: r.next, Started: r.started, Broken: r.broken,
+			Entries: make([]entry, len(r.entries)), Assets: map[string]assetRef{},
+		}
+		for i, e := range r.entries {
+			rs.Entries[i] = *e
+		}
+		for key, ref := range r.assets {
+			rs.Assets[key] = ref
+		}
+		state.Renditions = append(state.Renditions, rs)
+	}
+	for path, held := range s.files {
+		if held.asset {
+			state.Assets = append(state.Assets, assetState{Path: path, Digest: held.digest, Size: held.size})
+		}
+	}
+	return state, promises
+}
+
+// writeState replaces the file so that after a crash it is the old or the new one, whole.
+func writeState(name string, state *stateFile) error {
+	b, err := json.Marshal(state)
+	if err != nil {
+		return err
+	}
+	tmp, err := os.OpenFile(name+".tmp", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer tmp.Close()
+	if _, err := tmp.Write(b); err != nil {
+		return err
+	}
+	if err := tmp.Sync(); err != nil {
+		return err
+	}
+	if err := os.Rename(name+".tmp", name); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(name))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}
+
+// load takes up what an earlier run left.
+func (s *Stream) load(now time.Time) error {
+	if err := os.MkdirAll(s.window.dir, 0o700); err != nil {
+		return fmt.Errorf("its directory cannot be made: %w", err)
+	}
+	state, err := readState(s.statePath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return s.window.clean()
+	}
+	var broken *brokenState
+	if errors.As(err, &broken) {
+		s.log.Error("stream state is damaged and put aside; sequence numbers begin anew", "file", s.statePath()+".bad", "err", err)
+		if err := os.Rename(s.statePath(), s.statePath()+".bad"); err != nil {
+			return err
+		}
+		return s.window.clean()
+	}
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.restore(now, state)
+	if err := s.window.clean(); err != nil {
+		return err
+	}
+	s.show(now)
+	return nil
+}
+
+type brokenState struct{ error }
+
+func readState(name string) (*stateFile, error) {
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	state := &stateFile{}
+	if err := json.Unmarshal(b, state); err != nil {
+		return nil, &brokenState{err}
+	}
+	if state.Version != stateVersion {
+		return nil, fmt.Errorf("%s has layout %d and this version knows %d: use the version that wrote it, or remove it and let the stream begin anew",
+			name, state.Version, stateVersion)
+	}
+	return state, nil
+}
+
+func (s *Stream) restore(now time.Time, state *stateFile) {
+	// A crash of the machine, unlike one of the process, can leave files that are not what was written.
+	verify := state.Boot == "" || state.Boot != bootID()
+	there := map[id.Path]assetState{}
+	for _, a := range state.Assets {
+		if s.window.adopt(a.Digest, a.Size, verify) == nil {
+			there[a.Path] = a
+		}
+	}
+	if multi, err := playlist.ParseMultivariant([]byte(state.Index)); err == nil {
+		s.index.path, s.index.multi = state.IndexPath, multi
+	}
+	for i := range state.Renditions {
+		s.renditions = append(s.renditions, s.restoreRendition(now, &state.Renditions[i], there, verify))
+	}
+}
+
+func (s *Stream) restoreRendition(now time.Time, rs *renditionState, there map[id.Path]assetState, verify bool) *rendition {
+	r := &rendition{
+		path: rs.Path, name: rs.Name, listed: rs.Listed, first: rs.First, discontinuities: rs.Discontinuities,
+		targetDuration: rs.TargetDuration, version: rs.Protocol, header: rs.Header, want: rs.Want, ended: rs.Ended, target: rs.Target,
+		tracker: tracker{
+			met: rs.Met, epoch: rs.Epoch, epochFirst: rs.EpochFirst, next: rs.Next, started: rs.Started, broken: rs.Broken,
+		},
+		assets: map[string]assetRef{},
+		onDisk: promise{target: rs.Target, targetDuration: rs.TargetDuration, ended: rs.Ended},
+	}
+	for key, ref := range rs.Assets {
+		if a, ok := there[ref.Path]; ok {
+			r.assets[key] = ref
+			s.hold(a.Path, a.Digest, a.Size, true)
+		}
+	}
+	for i := range rs.Entries {
+		e := &rs.Entries[i]
+		e.released = true
+		s.restoreFiles(r, e, there, verify)
+		r.entries = append(r.entries, e)
+	}
+	r.shown, r.start = len(r.entries), r.index(r.target)
+	length := r.span(r.start, r.shown)
+	for i, e := range r.entries {
+		e.longest = length
+		if i < r.start {
+			e.leftAt = now
+		}
+	}
+	return r
+}
+
+// restoreFiles holds what an entry needs, as far as it is still there. An entry whose file is
+// gone stays as it was shown: boxes may have it.
+func (s *Stream) restoreFiles(r *rendition, e *entry, there map[id.Path]assetState, verify bool) {
+	if e.Listed.Gap {
+		return
+	}
+	if err := s.window.adopt(e.Digest, e.Size, verify); err != nil {
+		e.fileLost = true
+		s.log.Warn("a segment of the window is gone from disk", "rendition", r.name, "path", e.Path, "err", err)
+	} else {
+		held := s.hold(e.Path, e.Digest, e.Size, false)
+		if expires := e.Complete.Add(e.TTL); expires.After(held.expires) {
+			held.expires = expires
+		}
+	}
+	var needs []id.Path
+	for _, path := range e.Needs {
+		if a, ok := there[path]; ok {
+			s.hold(path, a.Digest, a.Size, true)
+			needs = append(needs, path)
+		}
+	}
+	e.Needs = needs
+}
+
+// bootID names this run of the machine.
+func bootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
