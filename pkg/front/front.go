@@ -117,7 +117,9 @@ func (f *Front) Register(mux *http.ServeMux) {
 	handle("GET /"+string(f.cfg.Publisher)+"/{path...}", f.file)
 	handle("GET /origin/{path...}", f.origin)
 	handle("GET /api/v1/locate", f.locate)
-	mux.HandleFunc("OPTIONS /", preflight)
+	for _, prefix := range []string{"/live/", "/" + string(f.cfg.Publisher) + "/", "/origin/"} {
+		mux.HandleFunc("OPTIONS "+prefix, preflight)
+	}
 }
 
 // preflight lets players on other sites send Range.

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"dandelion/cmd/dandelion/internal/demo"
+)
+
+func newDemo() *cobra.Command {
+	opts := demo.Options{}
+	asJSON, verbose := false, false
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "Run a whole fleet in one process, with a live stream",
+		Long: "Runs an entrance, boxes and a publisher in one process, on state of their own that is thrown away,\n" +
+			"and feeds them a live stream. Prints the URL to open; Ctrl-C ends it.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			out := cmd.OutOrStdout()
+			opts.Log = newLog(verbose)
+			line := &statusLine{out: out, terminal: isTerminal(out)}
+			if asJSON {
+				opts.Viewers = max(opts.Viewers, 1)
+			} else {
+				opts.Ready, opts.Status = line.ready, line.show
+			}
+			result, err := demo.Run(cmd.Context(), opts)
+			line.end()
+			if err != nil || !asJSON {
+				return err
+			}
+			return json.MarshalWrite(out, result, jsontext.Multiline(true), jsontext.WithIndent("  "))
+		},
+	}
+	flags := cmd.Flags()
+	flags.DurationVar(&opts.For, "for", 0, "how long, such as 30s (default: until Ctrl-C)")
+	flags.BoolVar(&asJSON, "json", false, "watch the stream too, print nothing but what was measured, as JSON at the end")
+	flags.IntVar(&opts.Viewers, "viewers", 0, "viewers of its own (with --json at least 1)")
+	flags.IntVar(&opts.Boxes, "boxes", 5, "boxes")
+	flags.StringVar(&opts.Listen, "listen", "127.0.0.1:7071", "address of the viewers' URL")
+	flags.BoolVar(&verbose, "verbose", false, "log everything to stderr")
+	return cmd
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// statusLine is one line that is written again and again; where the output is no terminal, a
+// line every ten seconds.
+type statusLine struct {
+	out      io.Writer
+	terminal bool
+	last     time.Duration
+	shown    bool
+}
+
+func (l *statusLine) ready(url, picture string) {
+	fmt.Fprintf(l.out, "\n  Watch %s in this fleet: %s\n  Ctrl-C ends it.\n\n", picture, url)
+}
+
+func (l *statusLine) show(s demo.Status) {
+	if !l.terminal {
+		if l.shown && s.Running-l.last < 10*time.Second {
+			return
+		}
+		l.last = s.Running
+		fmt.Fprintln(l.out, statusText(s))
+	} else {
+		fmt.Fprintf(l.out, "\r\x1b[K%s", statusText(s))
+	}
+	l.shown = true
+}
+
+func (l *statusLine) end() {
+	if l.shown && l.terminal {
+		fmt.Fprintln(l.out)
+	}
+}
+
+func statusText(s demo.Status) string {
+	offload := "no viewer yet"
+	if share, ok := s.Offload(); ok {
+		offload = fmt.Sprintf("offload %.0f %%", 100*share)
+	}
+	return fmt.Sprintf("%s  segments placed %d   boxes up %d   from boxes %s   from the origin %s   %s",
+		clock(s.Running), s.SegmentsPlaced, s.BoxesUp, size(s.BoxBytes), size(s.OriginBytes), offload)
+}
+
+func clock(d time.Duration) string {
+	s := int(d.Seconds())
+	return fmt.Sprintf("%02d:%02d", s/60, s%60)
+}
+
+// size writes bytes in the decimal unit that reads best.
+func size(n int64) string {
+	units := []string{"B", "kB", "MB", "GB", "TB"}
+	v, i := float64(n), 0
+	for ; v >= 1000 && i < len(units)-1; i++ {
+		v /= 1000
+	}
+	if i == 0 {
+		return fmt.Sprintf("%d B", n)
+	}
+	return fmt.Sprintf("%.1f %s", v, units[i])
+}

@@ -1,0 +1,46 @@
+// Command dandelion is the tool of casters and operators: it shows Dandelion, hands in files,
+// and checks configurations.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"dandelion/pkg/config"
+	"dandelion/pkg/lifecycle"
+)
+
+func main() {
+	ctx, stop := lifecycle.SignalContext(context.Background(), slog.New(slog.DiscardHandler))
+	defer stop()
+	if err := newRoot().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "dandelion:", err)
+		os.Exit(1)
+	}
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "dandelion",
+		Short:         "Live streaming that boxes at home carry: demonstrations, uploads, checks",
+		Version:       config.Version(),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddCommand(newDemo(), newUpload(), newBoxes(), newStreams(), newConfig())
+	return root
+}
+
+// newLog writes to stderr: warnings, or with verbose everything.
+func newLog(verbose bool) *slog.Logger {
+	level := slog.LevelWarn
+	if verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+}

@@ -1,0 +1,212 @@
+package publisher
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"dandelion/pkg/access"
+	"dandelion/pkg/front"
+	"dandelion/pkg/httperr"
+	"dandelion/pkg/id"
+	"dandelion/pkg/keys"
+	"dandelion/publisher/internal/placement"
+	"dandelion/publisher/internal/stream"
+)
+
+const (
+	defaultUploadTTL = 24 * time.Hour
+	placeWait        = 15 * time.Second      // for which an upload waits to be placed
+	placeLook        = 50 * time.Millisecond // between two looks
+	slowestUpload    = 64 << 10              // bytes/s
+)
+
+func (p *Publisher) registerAPI(mux *http.ServeMux) {
+	handle := func(pattern string, action access.Action, h httperr.Handler) {
+		mux.Handle(pattern, httperr.Wrap(p.log, func(w http.ResponseWriter, r *http.Request) error {
+			if err := access.Check(r, action, p.cfg.TrustedProxies); err != nil {
+				return err
+			}
+			return h(w, r)
+		}))
+	}
+	handle("GET /api/v1/streams", access.ViewStream, p.getStreams)
+	handle("GET /api/v1/boxes", access.ReadAPI, p.getBoxes)
+	handle("POST /api/v1/uploads", access.Upload, p.postUpload)
+}
+
+func answer(w http.ResponseWriter, status int, v any) error {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	return json.MarshalWrite(w, v, json.Deterministic(true))
+}
+
+// Streams is the answer of GET /api/v1/streams.
+type Streams struct {
+	ID      id.PublisherID `json:"id"`
+	Streams []StreamStatus `json:"streams"`
+	Boxes   BoxCount       `json:"boxes"`
+	Totals  Totals         `json:"totals"`
+}
+
+// StreamStatus is a stream and the URL that plays it.
+type StreamStatus struct {
+	URL string `json:"url"`
+	stream.Status
+}
+
+// BoxCount counts boxes.
+type BoxCount struct {
+	Up    int `json:"up"`    // files can be pushed there now
+	Known int `json:"known"` // that entrances told of
+}
+
+// Totals counts since the start.
+type Totals struct {
+	Placing placement.Totals `json:",inline"`
+	Viewers front.Totals     `json:",inline"`
+}
+
+// Totals returns what was placed and answered since the start.
+func (p *Publisher) Totals() Totals {
+	return Totals{Placing: p.placement.Totals(), Viewers: p.front.Totals()}
+}
+
+// Boxes counts the boxes.
+func (p *Publisher) Boxes() BoxCount {
+	return BoxCount{Up: p.placement.Up(), Known: len(p.fleet.Boxes())}
+}
+
+func (p *Publisher) getStreams(w http.ResponseWriter, r *http.Request) error {
+	s := Streams{ID: p.id, Streams: []StreamStatus{}, Boxes: p.Boxes(), Totals: p.Totals()}
+	for _, name := range p.order {
+		s.Streams = append(s.Streams, StreamStatus{
+			URL: front.BaseURL(r, p.cfg.PublicURL) + "/live/" + string(name) + "/index.m3u8", Status: p.streams[name].Status(),
+		})
+	}
+	w.Header().Set("Access-Control-Allow-Origin", "*")
+	return answer(w, http.StatusOK, s)
+}
+
+// boxes is the answer of GET /api/v1/boxes.
+type boxes struct {
+	Boxes     []placement.BoxStatus `json:"boxes"`
+	Entrances map[string]string     `json:"entrances"` // by URL: "", or why there is no session
+}
+
+func (p *Publisher) getBoxes(w http.ResponseWriter, _ *http.Request) error {
+	return answer(w, http.StatusOK, boxes{p.placement.Boxes(), p.fleet.Entrances()})
+}
+
+// Upload is the answer of POST /api/v1/uploads.
+type Upload struct {
+	Path   id.Path `json:"path"`
+	URL    string  `json:"url"` // plays or downloads it, from a box where one holds it
+	Digest string  `json:"digest,omitempty"`
+	Size   int64   `json:"size,omitempty"`
+	Placed bool    `json:"placed"` // a box holds it; otherwise it will be placed as soon as one can
+	TTL    int64   `json:"ttl"`    // seconds; 0: until boxes need the room
+}
+
+// postUpload takes the request's body as a file: ?name= is its name, ?ttl= how long it is kept,
+// such as 12h (0: until boxes need the room). It is acknowledged when the task for it is durable.
+func (p *Publisher) postUpload(w http.ResponseWriter, r *http.Request) error {
+	ttl, err := uploadTTL(r.URL.Query().Get("ttl"))
+	if err != nil {
+		return httperr.BadRequest(err.Error(), nil)
+	}
+	if r.ContentLength > int64(p.cfg.MaxUpload) {
+		return httperr.New(http.StatusRequestEntityTooLarge, fmt.Sprintf("a file of %d bytes: publisher.max_upload is %v", r.ContentLength, p.cfg.MaxUpload), nil)
+	}
+	patience := 30*time.Second + time.Duration(cmp.Or(max(r.ContentLength, 0), int64(p.cfg.MaxUpload))/slowestUpload)*time.Second
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(patience))
+
+	path, err := p.uploads.add(r.URL.Query().Get("name"), ttl, r.Body)
+	switch {
+	case errors.Is(err, id.ErrPath):
+		return httperr.BadRequest("want ?name= with the file's name: "+err.Error(), nil)
+	case errors.Is(err, errTooLarge):
+		return httperr.New(http.StatusRequestEntityTooLarge, fmt.Sprintf("the file is larger than publisher.max_upload, %v", p.cfg.MaxUpload), nil)
+	case err != nil:
+		return httperr.New(http.StatusInternalServerError, "the file could not be stored; the publisher's log says why", err)
+	}
+	if err := p.enqueue(r.Context(), path, ttl); err != nil {
+		return httperr.New(http.StatusServiceUnavailable, "the publisher's state does not answer; try again", err)
+	}
+	u := Upload{Path: path, URL: front.BaseURL(r, p.cfg.PublicURL) + "/" + string(p.id) + escape(path), TTL: int64(ttl / time.Second)}
+	placed, ok := p.awaitPlaced(r.Context(), path)
+	if u.Placed = ok; ok {
+		u.Digest, u.Size = placed.Digest.String(), placed.Size
+		return answer(w, http.StatusCreated, u)
+	}
+	return answer(w, http.StatusAccepted, u)
+}
+
+func uploadTTL(text string) (time.Duration, error) {
+	if text == "" {
+		return defaultUploadTTL, nil
+	}
+	if text == "0" {
+		return 0, nil
+	}
+	ttl, err := time.ParseDuration(text)
+	if err != nil || ttl < time.Second {
+		return 0, fmt.Errorf("ttl is %s: want a duration of at least 1s, such as 12h, or 0", id.Quote(text))
+	}
+	return ttl, nil
+}
+
+func (p *Publisher) enqueue(ctx context.Context, path id.Path, ttl time.Duration) error {
+	task, err := json.Marshal(map[string]any{"FILE_PATH": path, "TTL": strconv.FormatInt(int64(ttl/time.Second), 10)}, json.Deterministic(true))
+	if err != nil {
+		return err
+	}
+	if err := p.state.RPush(ctx, keys.Publisher(p.id).SendingQueue(), task).Err(); err != nil {
+		return err
+	}
+	return p.state.Sync(ctx)
+}
+
+func (p *Publisher) awaitPlaced(ctx context.Context, path id.Path) (placement.Placed, bool) {
+	ctx, cancel := context.WithTimeout(ctx, placeWait)
+	defer cancel()
+	ticker := time.NewTicker(placeLook)
+	defer ticker.Stop()
+	for {
+		if placed, ok := p.placement.Records().Lookup(path); ok && placed.Local.Name != "" {
+			return placed, true
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return placement.Placed{}, false
+		}
+	}
+}
+
+func (p *Publisher) registerMetrics(r *prometheus.Registry) {
+	gauge := func(name, help string, f func() float64) {
+		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "dandelion", Subsystem: "publisher", Name: name, Help: help}, f))
+	}
+	count := func(name, help string, f func() int64) {
+		r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "dandelion", Subsystem: "publisher", Name: name, Help: help}, func() float64 { return float64(f()) }))
+	}
+	gauge("boxes_up", "Boxes that files can be pushed to now.", func() float64 { return float64(p.placement.Up()) })
+	gauge("records", "Files that boxes hold.", func() float64 { return float64(p.placement.Records().Count()) })
+	count("segments_placed_total", "Live segments with a first copy.", func() int64 { return p.placement.Totals().Placed })
+	count("placing_bytes_total", "Bytes of files sent to boxes, failed attempts included.", func() int64 { return p.placement.Totals().Sent })
+	count("failed_pushes_total", "Pushes that failed or were refused.", func() int64 { return p.placement.Totals().Failures })
+	count("dropped_segments_total", "Live segments that left a slow box's queue for another box.", func() int64 { return p.placement.Totals().Dropped })
+	count("redirects_total", "Viewers sent to boxes.", func() int64 { return p.front.Totals().Redirects })
+	count("origin_files_total", "Files that the origin answered with itself.", func() int64 { return p.front.Totals().OriginFiles })
+	count("origin_bytes_total", "Bytes of files that the origin sent.", func() int64 { return p.front.Totals().OriginBytes })
+	count("playlists_total", "Playlists answered.", func() int64 { return p.front.Totals().Playlists })
+}

@@ -1,0 +1,88 @@
+package publisher
+
+import (
+	"net/netip"
+	"net/url"
+	"os"
+
+	"dandelion/pkg/front"
+	"dandelion/pkg/id"
+	"dandelion/publisher/internal/placement"
+	"dandelion/publisher/internal/stream"
+)
+
+// content is what the front shows of a publisher.
+type content struct{ p *Publisher }
+
+// Playlist implements front.Content.
+func (c content) Playlist(name id.StreamName, file string) (front.Playlist, bool) {
+	s := c.p.streams[name]
+	if s == nil {
+		return front.Playlist{}, false
+	}
+	r, ok := s.Playlist(file)
+	return front.Playlist{Body: r.Body, ETag: r.ETag, Modified: r.Modified, MaxAge: r.MaxAge}, ok
+}
+
+// Locate implements front.Content.
+func (c content) Locate(path id.Path, viewer netip.Addr, avoid []id.BoxID) (front.Location, bool) {
+	loc, ok := c.describe(path)
+	if !ok || loc.Own {
+		return loc, ok
+	}
+	escaped := "/" + string(c.p.id) + escape(path)
+	for _, h := range c.p.placement.HoldersFor(path, loc.Digest, viewer, avoid) {
+		loc.Boxes = append(loc.Boxes, front.Holder{Box: h.Box, URL: h.Base + escaped})
+	}
+	return loc, true
+}
+
+// describe finds a file's digest and size in the streams' windows, or else in the records of
+// what boxes hold.
+func (c content) describe(path id.Path) (front.Location, bool) {
+	if s := c.stream(path); s != nil {
+		if info, ok := s.Lookup(path); ok {
+			return front.Location{Digest: info.Digest, Size: info.Size, Own: !info.Placeable}, true
+		}
+	}
+	placed, ok := c.p.placement.Records().Lookup(path)
+	return front.Location{Digest: placed.Digest, Size: placed.Size}, ok
+}
+
+func (c content) stream(path id.Path) *stream.Stream {
+	seg, ok := id.ParseSegmentPath(path)
+	if !ok || c.p.streams[seg.Stream] == nil {
+		return nil
+	}
+	return c.p.streams[seg.Stream]
+}
+
+// Redirected implements front.Content.
+func (c content) Redirected(box id.BoxID, bytes int64) { c.p.placement.Redirected(box, bytes) }
+
+// Open implements front.Content.
+func (c content) Open(path id.Path) (*os.File, error) {
+	if s := c.stream(path); s != nil {
+		file, _, err := s.Open(path)
+		return file, err
+	}
+	placed, ok := c.p.placement.Records().Lookup(path)
+	if !ok || placed.Local == (placement.LocalFile{}) {
+		return nil, os.ErrNotExist
+	}
+	return placed.Local.Open()
+}
+
+// escape returns the path as it stands in a URL.
+func escape(path id.Path) string {
+	for i := range len(path) {
+		if !unreserved(path[i]) {
+			return (&url.URL{Path: string(path)}).EscapedPath()
+		}
+	}
+	return string(path)
+}
+
+func unreserved(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '/' || c == '-' || c == '.' || c == '_' || c == '~'
+}

@@ -1,0 +1,376 @@
+// Package placement puts copies of files on boxes: it keeps links to the best of them, chooses
+// holders for each file, tries again elsewhere when a push fails, places again what a lost box
+// held, and records who holds what, in memory first and in Redis behind it.
+//
+// It does not know how files come to the publisher (source, stream) nor how viewers are
+// answered (pkg/front); it tells the front where a file is.
+package placement
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"dandelion/pkg/id"
+	"dandelion/pkg/wire"
+	"dandelion/publisher/internal/fleet"
+	"dandelion/publisher/internal/push"
+	"dandelion/publisher/internal/ranking"
+	"dandelion/publisher/internal/stream"
+)
+
+// Times and limits of placement.
+const (
+	tick        = time.Second
+	leastUseful = 2 * time.Second // a copy that lives shorter is not worth its bytes
+	leastPush   = 3 * time.Second // a live push gets twice the segment's duration, at least this…
+	mostPush    = 30 * time.Second
+)
+
+// Fleet is where boxes come from.
+type Fleet interface {
+	Boxes() []fleet.Box
+	Changed() <-chan struct{}
+}
+
+// Live is a segment of a stream that should be placed.
+type Live struct {
+	stream.Segment
+	Replicas int    // copies wanted
+	Placed   func() // called when the first box holds it, and again for each further one
+}
+
+// Config of a placement.
+type Config struct {
+	Own      push.Own
+	MaxBoxes int // links that are kept
+	Fleet    Fleet
+	// Window returns the live segments that are worth holding, in any order; those that too few
+	// boxes hold are placed again.
+	Window func() []Live
+	Redis  redis.UniversalClient
+	Log    *slog.Logger
+}
+
+// Placement places files. Its methods may be called from any goroutine.
+type Placement struct {
+	cfg     Config
+	log     *slog.Logger
+	records *Records
+
+	mu      sync.Mutex
+	members map[id.BoxID]*member
+	jobs    map[id.Path]*job // live segments under way
+	rng     *rand.Rand
+
+	repair   chan struct{}
+	placed   atomic.Int64 // segments with a first copy
+	sentGone atomic.Int64 // bytes over links that ended
+	failures atomic.Int64
+	dropped  atomic.Int64
+}
+
+var errTooSlow = errors.New("the box took longer than the segment may wait")
+
+// job is a live segment that boxes are being asked to hold.
+type job struct {
+	Live
+	tried  map[id.BoxID]bool // asked, holding or failed
+	flying int               // pushes queued or under way
+}
+
+// New returns a placement that has no boxes until Run.
+func New(cfg Config) *Placement {
+	return &Placement{
+		cfg: cfg, log: cfg.Log,
+		records: newRecords(cfg.Own.ID, cfg.Redis, cfg.Log),
+		members: map[id.BoxID]*member{},
+		jobs:    map[id.Path]*job{},
+		rng:     rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
+		repair:  make(chan struct{}, 1),
+	}
+}
+
+// Records returns who holds what.
+func (p *Placement) Records() *Records { return p.records }
+
+// Run keeps links and copies until ctx ends, then lets pushes that are under way end with it.
+func (p *Placement) Run(ctx context.Context) error {
+	var group sync.WaitGroup
+	defer group.Wait()
+	group.Go(func() { p.records.run(ctx) })
+	group.Go(func() { p.publishRankings(ctx) })
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for {
+		p.reconcile(ctx, &group)
+		p.replace()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.cfg.Fleet.Changed():
+		case <-p.repair:
+		case <-ticker.C:
+			p.records.sweep(time.Now())
+		}
+	}
+}
+
+// reconcile makes the links fit what the fleet knows: the best MaxBoxes of it. A box that the
+// fleet forgot is kept while its link is up.
+func (p *Placement) reconcile(ctx context.Context, group *sync.WaitGroup) {
+	if ctx.Err() != nil {
+		return
+	}
+	known := map[id.BoxID]fleet.Box{}
+	for _, b := range p.cfg.Fleet.Boxes() {
+		known[b.ID] = b
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for box, m := range p.members {
+		b, ok := known[box]
+		switch {
+		case !ok && !m.link.Up():
+			p.log.Info("a box is gone", "box", box)
+			p.drop(box, m)
+		case ok && b.Exchange.ConnectWS != m.box.Exchange.ConnectWS:
+			p.drop(box, m) // and taken up again below, at its new address
+		case ok:
+			m.box = b
+		}
+	}
+	for _, b := range p.newcomers(known) {
+		if len(p.members) >= p.cfg.MaxBoxes {
+			break
+		}
+		p.members[b.ID] = p.join(ctx, group, b)
+	}
+}
+
+func (p *Placement) drop(box id.BoxID, m *member) {
+	m.cancel()
+	p.sentGone.Add(m.link.Sent())
+	delete(p.members, box)
+}
+
+// newcomers returns the boxes without a link, best first.
+func (p *Placement) newcomers(known map[id.BoxID]fleet.Box) []fleet.Box {
+	var list []ranking.Box
+	for box, b := range known {
+		if p.members[box] == nil {
+			list = append(list, rankingBox(b, ranking.Record{}))
+		}
+	}
+	var boxes []fleet.Box
+	for _, r := range ranking.Score(list) {
+		boxes = append(boxes, known[r.ID])
+	}
+	return boxes
+}
+
+func (p *Placement) join(ctx context.Context, group *sync.WaitGroup, b fleet.Box) *member {
+	ctx, cancel := context.WithCancel(ctx)
+	m := &member{box: b, cancel: cancel, wake: make(chan struct{}, 1)}
+	target := push.Target{Box: b.ID, ConnectWS: b.Exchange.ConnectWS, Least: b.Least}
+	m.link = push.NewLink(target, p.cfg.Own, push.Events{
+		Up: func(have []wire.HaveFile) {
+			p.log.Info("a box is up", "box", b.ID, "address", b.EdgeBase, "holds", len(have), "acknowledges", !m.link.Old())
+			if !m.link.Old() {
+				p.records.replaceHoldings(b.ID, have)
+			}
+			p.wakeRepair()
+		},
+		Down: func(reason string) {
+			p.log.Info("a box is down", "box", b.ID, "reason", reason)
+			p.abandon(m)
+			p.wakeRepair()
+		},
+	}, p.log)
+	group.Go(func() { m.link.Run(ctx) })
+	group.Go(func() { p.work(ctx, m) })
+	return m
+}
+
+func (p *Placement) wakeRepair() {
+	select {
+	case p.repair <- struct{}{}:
+	default:
+	}
+}
+
+// Place starts placing a segment. It does not block; what cannot be placed now is tried again
+// while the window has it.
+func (p *Placement) Place(s Live) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.place(s)
+}
+
+func (p *Placement) place(s Live) {
+	if p.jobs[s.Path] != nil {
+		return
+	}
+	j := &job{Live: s, tried: map[id.BoxID]bool{}}
+	for _, box := range p.records.holders(s.Path, s.Digest) {
+		if m := p.members[box]; m != nil && m.link.Up() {
+			j.tried[box] = true
+		}
+	}
+	p.jobs[s.Path] = j
+	p.assign(j, s.Replicas-len(j.tried))
+}
+
+// assign queues the job at n more boxes, as far as there are any.
+func (p *Placement) assign(j *job, n int) {
+	if n > 0 && time.Until(j.Expires) > leastUseful {
+		for _, box := range ranking.Choose(p.ranked(), n, j.tried, p.rng) {
+			j.tried[box] = true
+			j.flying++
+			if late := p.members[box].enqueue(j); late != nil {
+				p.dropped.Add(1)
+				p.log.Debug("a box is too slow: its oldest waiting segment goes elsewhere", "box", box, "path", late.Path)
+				late.flying--
+				p.assign(late, 1)
+			}
+		}
+	}
+	if j.flying == 0 {
+		delete(p.jobs, j.Path)
+	}
+}
+
+// replace places the segments of the window that too few boxes hold, newest first.
+func (p *Placement) replace() {
+	window := p.cfg.Window()
+	slices.SortFunc(window, func(a, b Live) int { return b.Complete.Compare(a.Complete) })
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !slices.ContainsFunc(p.ranked(), func(r ranking.Ranked) bool { return r.Excluded == "" }) {
+		return
+	}
+	for _, s := range window {
+		if time.Until(s.Expires) > leastUseful && p.copies(s) < s.Replicas {
+			p.place(s)
+		}
+	}
+}
+
+// copies counts the boxes that hold the segment and are up.
+func (p *Placement) copies(s Live) int {
+	n := 0
+	for _, box := range p.records.holders(s.Path, s.Digest) {
+		if m := p.members[box]; m != nil && m.link.Up() {
+			n++
+		}
+	}
+	return n
+}
+
+// ranked returns the members in order. The caller holds the lock.
+func (p *Placement) ranked() []ranking.Ranked {
+	boxes := make([]ranking.Box, 0, len(p.members))
+	for _, m := range p.members {
+		boxes = append(boxes, m.ranking())
+	}
+	return ranking.Score(boxes)
+}
+
+// finished notes how a push ended and moves the job on.
+func (p *Placement) finished(m *member, j *job, receipt push.Receipt, took time.Duration, err error) {
+	if err == nil {
+		p.records.add(j.Path, j.Digest, j.Size, m.box.ID, receipt)
+	}
+	p.mu.Lock()
+	m.note(j.Size, took, err)
+	j.flying--
+	switch {
+	case err != nil && !errors.Is(err, push.ErrSource):
+		p.failures.Add(1)
+		p.assign(j, 1)
+	case j.flying == 0:
+		delete(p.jobs, j.Path)
+	}
+	p.mu.Unlock()
+	if err == nil {
+		if p.records.isFirst(j.Path, m.box.ID) {
+			p.placed.Add(1)
+		}
+		j.Placed()
+		return
+	}
+	p.log.Info("a push failed; another box is asked", "box", m.box.ID, "path", j.Path, "reason", err)
+}
+
+// abandon gives what waits for a box that is down to others.
+func (p *Placement) abandon(m *member) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, j := range m.empty() {
+		j.flying--
+		p.assign(j, 1)
+	}
+}
+
+// Boxes returns the members in the order of their rank.
+func (p *Placement) Boxes() []BoxStatus {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var list []BoxStatus
+	for _, r := range p.ranked() {
+		m := p.members[r.ID]
+		list = append(list, BoxStatus{ID: r.ID, EdgeURL: m.box.EdgeBase, Score: r.Score, Excluded: r.Excluded, Up: m.link.Up(), Old: m.link.Old(), Sent: m.link.Sent(), Waiting: len(m.queue)})
+	}
+	return list
+}
+
+// BoxStatus is what the API tells of a box.
+type BoxStatus struct {
+	ID       id.BoxID `json:"id"`
+	EdgeURL  string   `json:"edge_url"`
+	Score    float64  `json:"score"`
+	Excluded string   `json:"excluded,omitempty"` // why nothing is sent there now
+	Up       bool     `json:"up"`
+	Old      bool     `json:"old_protocol,omitempty"`
+	Sent     int64    `json:"sent_bytes"`
+	Waiting  int      `json:"waiting"`
+}
+
+// Up returns how many boxes files can be pushed to now.
+func (p *Placement) Up() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := 0
+	for _, m := range p.members {
+		if m.link.Up() {
+			n++
+		}
+	}
+	return n
+}
+
+// Totals counts since the start.
+type Totals struct {
+	Placed   int64 `json:"segments_placed"`  // segments with a first copy
+	Sent     int64 `json:"placing_bytes"`    // content bytes sent to boxes, failed attempts included
+	Failures int64 `json:"failed_pushes"`    // pushes that failed or were refused
+	Dropped  int64 `json:"dropped_segments"` // segments that left a slow box's queue for another box
+}
+
+// Totals returns what was done since the start.
+func (p *Placement) Totals() Totals {
+	t := Totals{Placed: p.placed.Load(), Sent: p.sentGone.Load(), Failures: p.failures.Load(), Dropped: p.dropped.Load()}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, m := range p.members {
+		t.Sent += m.link.Sent()
+	}
+	return t
+}

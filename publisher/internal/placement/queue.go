@@ -1,0 +1,369 @@
+package placement
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/redis/go-redis/v9"
+
+	"dandelion/pkg/id"
+	"dandelion/pkg/keys"
+	"dandelion/pkg/wire"
+	"dandelion/publisher/internal/push"
+	"dandelion/publisher/internal/ranking"
+)
+
+// Times and limits of the queue.
+const (
+	maxTask       = 64 << 10 // bytes of a task
+	maxExtra      = 32       // other keys of a task that are kept
+	takeTimeout   = 5 * time.Second
+	queueRetry    = time.Second
+	bulkWait      = time.Second      // between two looks for boxes while there is none
+	slowestBulk   = 64 << 10         // bytes/s that a bulk push must reach on the whole…
+	bulkGrace     = 30 * time.Second // …after so long
+	recordedError = 24 * time.Hour   // a task that was given up is on record for so long
+)
+
+// Queue serves FILES_SENDING_QUEUE: what other programs and uploads ask to be placed. A task
+// is moved to a list of its own while it is worked on and leaves it only when it is on record
+// as placed or as given up, so that a crash loses none.
+type Queue struct {
+	Placement *Placement
+	Redis     redis.UniversalClient
+	// Sync returns when earlier writes to Redis are durable.
+	Sync     func(context.Context) error
+	Replicas int
+	Workers  int
+	// Roots are the directories that tasks may name files of; empty: any.
+	Roots []string
+	// LocalFile returns the file behind a path of the publisher's own uploads, or "".
+	LocalFile func(id.Path) string
+	Log       *slog.Logger
+}
+
+// Run serves the queue until ctx ends. Tasks of an earlier run that were not finished come
+// first.
+func (q *Queue) Run(ctx context.Context) error {
+	q.persist(ctx, "tasks of an earlier run cannot be taken up yet", q.requeue)
+	var group sync.WaitGroup
+	for range q.Workers {
+		group.Go(func() {
+			for ctx.Err() == nil {
+				q.persist(ctx, "the queue cannot be read; trying again", q.one)
+			}
+		})
+	}
+	group.Wait()
+	return nil
+}
+
+// persist repeats f until it succeeds or ctx ends.
+func (q *Queue) persist(ctx context.Context, complaint string, f func(context.Context) error) {
+	for {
+		err := f(ctx)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		q.Log.Warn(complaint, "reason", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(queueRetry):
+		}
+	}
+}
+
+func (q *Queue) keys() keys.Publisher { return keys.Publisher(q.Placement.cfg.Own.ID) }
+
+// requeue moves unfinished tasks back to the head of the queue, in their order.
+func (q *Queue) requeue(ctx context.Context) error {
+	k := q.keys()
+	for {
+		err := q.Redis.LMove(ctx, k.Taken(), k.SendingQueue(), "RIGHT", "LEFT").Err()
+		if errors.Is(err, redis.Nil) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// one takes a task and finishes it. An error means that Redis failed; the task is then still
+// in one of the two lists.
+func (q *Queue) one(ctx context.Context) error {
+	k := q.keys()
+	raw, err := q.Redis.BLMove(ctx, k.SendingQueue(), k.Taken(), "LEFT", "RIGHT", takeTimeout).Result()
+	if errors.Is(err, redis.Nil) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	t, err := q.parse(raw)
+	if err == nil {
+		err = q.serve(ctx, &t)
+	}
+	if ctx.Err() != nil {
+		return ctx.Err() // unfinished: the next run takes it up
+	}
+	if err != nil {
+		q.Log.Warn("a task is given up", "path", t.name, "reason", err)
+		q.persist(ctx, "a task that was given up is not on record yet", func(ctx context.Context) error { return q.recordFailure(ctx, t, err) })
+	}
+	q.persist(ctx, "a finished task cannot leave the queue yet", func(ctx context.Context) error {
+		if err := q.Sync(ctx); err != nil {
+			return err
+		}
+		return q.Redis.LRem(ctx, k.Taken(), 1, raw).Err()
+	})
+	return nil
+}
+
+// task is one entry of the queue.
+type task struct {
+	name  string // for PROCESSED_FILES, also when the rest cannot be read
+	head  wire.FileHeader
+	extra map[string]string
+	local LocalFile
+	taken time.Time
+}
+
+// parse reads a task: the FILE_PATH and TTL of a file's headers and any other keys.
+func (q *Queue) parse(raw string) (task, error) {
+	t := task{name: "/malformed/" + id.DigestOf([]byte(raw)).Short(), taken: time.Now(), extra: map[string]string{}}
+	if len(raw) > maxTask {
+		return t, fmt.Errorf("malformed: a task of %d bytes, at most %d are read", len(raw), maxTask)
+	}
+	var fields map[string]jsontext.Value
+	if err := json.Unmarshal([]byte(raw), &fields, jsontext.AllowDuplicateNames(true)); err != nil {
+		t.extra["TASK"] = strings.ToValidUTF8(raw[:min(len(raw), wire.MaxEcho)], "\uFFFD")
+		return t, fmt.Errorf("malformed: not a JSON object: %w", err)
+	}
+	for name, value := range fields {
+		if name != "FILE_PATH" && len(t.extra) < maxExtra {
+			t.extra[name] = plain(value)
+		}
+	}
+	head, err := wire.ParseFileHeader([]byte(raw))
+	t.head = head
+	if path := plain(fields["FILE_PATH"]); path != "" && len(path) <= id.MaxPath {
+		t.name = path
+	}
+	if err != nil {
+		return t, fmt.Errorf("malformed: %w", err)
+	}
+	t.name = string(head.Path)
+	return t, nil
+}
+
+// plain is a JSON string's text, or the JSON itself.
+func plain(v jsontext.Value) string {
+	var s string
+	if v.Kind() == '"' && json.Unmarshal(v, &s) == nil {
+		return s
+	}
+	return string(v)
+}
+
+// serve places the task's file. Errors say why the task is given up.
+func (q *Queue) serve(ctx context.Context, t *task) error {
+	file, err := q.open(t)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	f, err := describe(file, t)
+	if err != nil {
+		return err
+	}
+	if err := q.Placement.placeBulk(ctx, f, q.Replicas, t.taken); err != nil {
+		return err
+	}
+	q.Placement.records.describe(f.Path, f.Digest, t.extra, t.local)
+	q.persist(ctx, "a placed file is not on record yet", q.Placement.records.flush)
+	return ctx.Err()
+}
+
+// open opens the regular file that the task names.
+func (q *Queue) open(t *task) (*os.File, error) {
+	name := q.LocalFile(t.head.Path)
+	if name == "" {
+		resolved, err := filepath.EvalSymlinks(string(t.head.Path))
+		if err != nil {
+			return nil, gone(err)
+		}
+		below := func(root string) bool {
+			rel, err := filepath.Rel(root, resolved)
+			return err == nil && filepath.IsLocal(rel)
+		}
+		if len(q.Roots) > 0 && !slices.ContainsFunc(q.Roots, below) {
+			return nil, fmt.Errorf("%s is below none of publisher.file_roots", t.head.Path)
+		}
+		name = resolved
+	}
+	// O_NONBLOCK: a named pipe must not hold the queue.
+	file, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, gone(err)
+	}
+	info, err := file.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		file.Close()
+		return nil, fmt.Errorf("%s is not a regular file", t.head.Path)
+	}
+	t.local = LocalFile{Name: name, Modified: info.ModTime(), Size: info.Size()}
+	return file, nil
+}
+
+func gone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("file gone: %w", err)
+	}
+	return err
+}
+
+// describe reads the file once for its digest. Each push reads the bytes again over a handle
+// of its own; should they have changed, the box refuses them by their digest.
+func describe(file *os.File, t *task) (push.File, error) {
+	hash := sha256.New()
+	size, err := io.Copy(hash, file)
+	if err != nil {
+		return push.File{}, err
+	}
+	local := t.local
+	if size != local.Size {
+		return push.File{}, fmt.Errorf("%s changed while it was read", t.head.Path)
+	}
+	return push.File{
+		Path: t.head.Path, Digest: id.Digest(hash.Sum(nil)), Size: size, TTL: t.head.TTL,
+		Open: func() (io.ReadCloser, error) { return local.Open() },
+	}, nil
+}
+
+func (q *Queue) recordFailure(ctx context.Context, t task, why error) error {
+	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
+	defer cancel()
+	fields := map[string]any{}
+	for name, value := range t.extra {
+		fields[name] = value
+	}
+	fields["FILE_PATH"], fields["MSG"] = t.name, msgError+why.Error()
+	key := q.keys().ProcessedFile(id.Path(t.name))
+	_, err := q.Redis.Pipelined(ctx, func(p redis.Pipeliner) error {
+		p.HSet(ctx, key, fields)
+		p.Expire(ctx, key, recordedError)
+		return nil
+	})
+	return err
+}
+
+// placeBulk places a file on up to replicas boxes and returns when so many hold it, or when at
+// least one does and no other will. While no box can be asked it waits, until the file's TTL,
+// counted from since, is over. Errors say why no box holds it.
+func (p *Placement) placeBulk(ctx context.Context, f push.File, replicas int, since time.Time) error {
+	tried := map[id.BoxID]bool{}
+	copies := 0
+	var last error
+	for _, box := range p.records.holders(f.Path, f.Digest) {
+		tried[box] = true
+		copies++
+	}
+	for copies < replicas {
+		if f.TTL > 0 && time.Since(since) >= f.TTL {
+			break
+		}
+		m := p.chooseBulk(tried)
+		if m == nil {
+			if copies > 0 {
+				break
+			}
+			if err := p.waitForBoxes(ctx); err != nil {
+				return err
+			}
+			clear(tried) // what failed before may be well again
+			continue
+		}
+		tried[m.box.ID] = true
+		receipt, err := p.pushBulk(ctx, m, f, since)
+		switch {
+		case err == nil:
+			p.records.add(f.Path, f.Digest, f.Size, m.box.ID, receipt)
+			copies++
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, push.ErrSource) || isRefusal(err, wire.KindDigest, wire.KindSize, wire.KindPath, wire.KindMalformed, wire.KindTTL):
+			last = err
+			if copies == 0 {
+				return err
+			}
+		default:
+			last = err
+			p.log.Info("a push failed; another box is asked", "box", m.box.ID, "path", f.Path, "reason", err)
+		}
+	}
+	if copies == 0 {
+		return fmt.Errorf("TTL over before a box held it: %w", cmp.Or(last, errNoBox))
+	}
+	return nil
+}
+
+var errNoBox = errors.New("no box could be asked")
+
+func isRefusal(err error, kinds ...wire.Kind) bool {
+	var r *push.Refusal
+	return errors.As(err, &r) && slices.Contains(kinds, r.Kind)
+}
+
+func (p *Placement) chooseBulk(tried map[id.BoxID]bool) *member {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	chosen := ranking.Choose(p.ranked(), 1, tried, p.rng)
+	if len(chosen) == 0 {
+		return nil
+	}
+	return p.members[chosen[0]]
+}
+
+func (p *Placement) waitForBoxes(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(bulkWait):
+		return nil
+	}
+}
+
+func (p *Placement) pushBulk(ctx context.Context, m *member, f push.File, since time.Time) (push.Receipt, error) {
+	limit := bulkGrace + time.Duration(f.Size/slowestBulk)*time.Second
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, errTooSlow)
+	defer cancel()
+	if f.TTL > 0 {
+		f.TTL = max((f.TTL - time.Since(since)).Truncate(time.Second), time.Second)
+	}
+	start := time.Now()
+	receipt, err := m.link.Push(ctx, push.Bulk, f)
+	p.mu.Lock()
+	m.waiting += f.Size // note takes it off again
+	m.note(f.Size, time.Since(start), err)
+	p.mu.Unlock()
+	if err != nil {
+		p.failures.Add(1)
+	}
+	return receipt, err
+}

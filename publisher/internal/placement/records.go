@@ -1,0 +1,227 @@
+package placement
+
+import (
+	"context"
+	"io/fs"
+	"log/slog"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"dandelion/pkg/id"
+	"dandelion/pkg/wire"
+	"dandelion/publisher/internal/push"
+)
+
+// Records says which boxes hold which bytes. Memory is the truth while the publisher runs; a
+// box's HAVE restores it after a restart; Redis follows for other programs. Its methods may be
+// called from any goroutine.
+type Records struct {
+	own   id.PublisherID
+	redis redis.UniversalClient
+	log   *slog.Logger
+
+	mu    sync.RWMutex
+	files map[id.Path]*record
+	dirty map[id.Path]bool // not in Redis as they are here
+	wake  chan struct{}
+}
+
+type record struct {
+	digest  id.Digest
+	size    int64
+	first   id.BoxID // that stored it
+	holders []holding
+	extra   map[string]string // other keys of the task, and MSG
+	local   LocalFile         // for what came over the queue
+}
+
+type holding struct {
+	box     id.BoxID
+	expires time.Time // zero: until the box needs the room
+}
+
+func newRecords(own id.PublisherID, client redis.UniversalClient, log *slog.Logger) *Records {
+	return &Records{own: own, redis: client, log: log, files: map[id.Path]*record{}, dirty: map[id.Path]bool{}, wake: make(chan struct{}, 1)}
+}
+
+// holders returns the boxes that hold these bytes and have not let go of them.
+func (r *Records) holders(path id.Path, d id.Digest) []id.BoxID {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	f := r.files[path]
+	if f == nil || f.digest != d {
+		return nil
+	}
+	boxes := make([]id.BoxID, 0, len(f.holders))
+	now := time.Now()
+	for _, h := range f.holders {
+		if h.expires.IsZero() || h.expires.After(now) {
+			boxes = append(boxes, h.box)
+		}
+	}
+	return boxes
+}
+
+// Placed is what the records say of a file.
+type Placed struct {
+	Digest id.Digest
+	Size   int64
+	Local  LocalFile // zero for a live segment, and after a restart
+}
+
+// LocalFile is the publisher's own file behind a path, as it was when it was placed.
+type LocalFile struct {
+	Name     string
+	Modified time.Time
+	Size     int64
+}
+
+// Open opens the file; fs.ErrNotExist where it is not there any more or was changed since.
+func (l LocalFile) Open() (*os.File, error) {
+	file, err := os.Open(l.Name)
+	if err != nil {
+		return nil, err
+	}
+	info, err := file.Stat()
+	if err != nil || info.Size() != l.Size || !info.ModTime().Equal(l.Modified) {
+		file.Close()
+		return nil, fs.ErrNotExist
+	}
+	return file, nil
+}
+
+// Lookup returns what is known of a path.
+func (r *Records) Lookup(path id.Path) (Placed, bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	f := r.files[path]
+	if f == nil {
+		return Placed{}, false
+	}
+	return Placed{f.digest, f.size, f.local}, true
+}
+
+// add notes that a box stored a file. Other bytes than the record has begin a new record.
+func (r *Records) add(path id.Path, d id.Digest, size int64, box id.BoxID, receipt push.Receipt) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.addHolding(path, d, size, holding{box, receipt.Expires})
+}
+
+func (r *Records) addHolding(path id.Path, d id.Digest, size int64, h holding) {
+	f := r.files[path]
+	if f == nil || f.digest != d {
+		f = &record{digest: d, size: size, first: h.box}
+		r.files[path] = f
+	}
+	if i := slices.IndexFunc(f.holders, func(o holding) bool { return o.box == h.box }); i >= 0 {
+		f.holders[i] = h
+	} else {
+		f.holders = append(f.holders, h)
+	}
+	r.soil(path)
+}
+
+// isFirst reports whether the box is the one that stored the file first.
+func (r *Records) isFirst(path id.Path, box id.BoxID) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	f := r.files[path]
+	return f != nil && f.first == box
+}
+
+// describe adds what a task said of its file.
+func (r *Records) describe(path id.Path, d id.Digest, extra map[string]string, local LocalFile) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if f := r.files[path]; f != nil && f.digest == d {
+		f.extra, f.local = extra, local
+		r.soil(path)
+	}
+}
+
+// replaceHoldings makes the records of a box what the box itself says that it holds.
+func (r *Records) replaceHoldings(box id.BoxID, have []wire.HaveFile) {
+	held := make(map[id.Path]wire.HaveFile, len(have))
+	for _, f := range have {
+		held[f.FilePath] = f
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for path, f := range r.files {
+		i := slices.IndexFunc(f.holders, func(h holding) bool { return h.box == box })
+		if i < 0 {
+			continue
+		}
+		if h, ok := held[path]; !ok || h.SHA256 != f.digest {
+			f.holders = slices.Delete(f.holders, i, i+1)
+			r.soil(path)
+		}
+	}
+	for path, h := range held {
+		if f := r.files[path]; f != nil && f.digest != h.SHA256 {
+			continue // bytes that were replaced since
+		}
+		var expires time.Time
+		if h.Expires > 0 {
+			expires = time.Unix(h.Expires, 0)
+		}
+		r.addHolding(path, h.SHA256, h.Size, holding{box, expires})
+	}
+}
+
+// sweep forgets what no box holds any more.
+func (r *Records) sweep(now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for path, f := range r.files {
+		f.holders = slices.DeleteFunc(f.holders, func(h holding) bool { return !h.expires.IsZero() && !h.expires.After(now) })
+		if len(f.holders) == 0 && !r.dirty[path] {
+			delete(r.files, path) // its keys in Redis expire by themselves
+		}
+	}
+}
+
+func (r *Records) soil(path id.Path) {
+	r.dirty[path] = true
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Count returns how many files have a record.
+func (r *Records) Count() int {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return len(r.files)
+}
+
+// run writes what changed to Redis until ctx ends, and once more then.
+func (r *Records) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastFlush)
+			_ = r.flush(last)
+			cancel()
+			return
+		case <-r.wake:
+		}
+		for ctx.Err() == nil {
+			err := r.flush(ctx)
+			if err == nil {
+				break
+			}
+			r.log.Warn("records are not in Redis yet; trying again", "reason", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(flushRetry):
+			}
+		}
+	}
+}

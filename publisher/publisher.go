@@ -1,0 +1,201 @@
+// Package publisher is the caster's side: it takes segments from sources, places copies on
+// boxes, renders playlists, redirects viewers, and is the origin of last resort. This file
+// wires its internals and does nothing else.
+package publisher
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"dandelion/pkg/config"
+	"dandelion/pkg/debugweb"
+	"dandelion/pkg/front"
+	"dandelion/pkg/id"
+	"dandelion/pkg/identity"
+	"dandelion/pkg/lifecycle"
+	"dandelion/pkg/state"
+	"dandelion/publisher/internal/fleet"
+	"dandelion/publisher/internal/placement"
+	"dandelion/publisher/internal/push"
+	"dandelion/publisher/internal/stream"
+	"dandelion/web"
+)
+
+const queueWorkers = 4
+
+// Publisher is one publisher.
+type Publisher struct {
+	cfg Config
+	log *slog.Logger
+	id  id.PublisherID
+
+	identity  *identity.Identity
+	state     *state.State
+	listener  net.Listener
+	streams   map[id.StreamName]*stream.Stream
+	order     []id.StreamName
+	replicas  map[id.StreamName]int
+	fleet     *fleet.Fleet
+	placement *placement.Placement
+	queue     *placement.Queue
+	front     *front.Front
+	uploads   *uploads
+	server    *http.Server
+}
+
+// New opens the publisher's data_dir, state and port; nothing runs before Run. ctx bounds the
+// waiting for a Redis that does not answer. Errors are one line that names cause and cure.
+func New(ctx context.Context, cfg Config, redis state.Config, log *slog.Logger) (_ *Publisher, err error) {
+	p := &Publisher{cfg: cfg, log: log, streams: map[id.StreamName]*stream.Stream{}, replicas: map[id.StreamName]int{}}
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	if p.identity, err = identity.Open(cfg.DataDir); err != nil {
+		return nil, err
+	}
+	p.id = id.PublisherIDOf(p.identity.PublicKey)
+	if p.listener, err = net.Listen("tcp", cfg.Listen); err != nil {
+		return nil, fmt.Errorf("publisher.listen: %w: stop what uses the port, or choose another", err)
+	}
+	if p.state, err = state.Open(ctx, redis, filepath.Join(cfg.DataDir, "state"), log); err != nil {
+		return nil, err
+	}
+	own := push.Own{ID: p.id, FrontURL: cfg.PublicURL}
+	p.fleet = fleet.New(fleet.Config{
+		Entrances: cfg.Entrances, InsecureTLS: cfg.InsecureTLS, Wanted: cfg.MinBoxes, Own: p.id, FrontURL: cfg.PublicURL,
+	}, p.state, log)
+	p.placement = placement.New(placement.Config{
+		Own: own, MaxBoxes: cfg.MinBoxes, Fleet: p.fleet, Window: p.window, Redis: p.state, Log: log,
+	})
+	if p.uploads, err = openUploads(filepath.Join(cfg.DataDir, "uploads"), int64(cfg.MaxUpload)); err != nil {
+		return nil, err
+	}
+	p.queue = &placement.Queue{
+		Placement: p.placement, Redis: p.state, Sync: p.state.Sync, Replicas: cfg.Replicas, Workers: queueWorkers,
+		Roots: cfg.FileRoots, LocalFile: p.uploads.file, Log: log,
+	}
+	if err := p.openStreams(); err != nil {
+		return nil, err
+	}
+	p.front = front.New(front.Config{
+		Content: content{p}, Publisher: p.id, PublicURL: cfg.PublicURL, TrustedProxies: cfg.TrustedProxies, Log: log,
+	})
+	p.server = p.newServer()
+	return p, nil
+}
+
+func (p *Publisher) openStreams() error {
+	for _, c := range p.cfg.Streams {
+		name, err := id.ParseStreamName(c.Name)
+		if err != nil {
+			return err
+		}
+		replicas := c.Replicas
+		if replicas == 0 {
+			replicas = p.cfg.Replicas
+		}
+		placer := &placer{p: p, replicas: replicas}
+		s, err := stream.New(stream.Config{
+			Name: name, Source: c.Source, SegmentTTL: c.SegmentTTL.Or(0).Std(),
+			Dir: filepath.Join(p.cfg.DataDir, "streams", c.Name), WindowLimit: int64(p.cfg.WindowLimit),
+			Boxes: p.placement.Up,
+		}, placer, p.log.With("stream", name))
+		if err != nil {
+			return fmt.Errorf("stream %s: %w", name, err)
+		}
+		placer.stream = s
+		p.streams[name], p.replicas[name] = s, replicas
+		p.order = append(p.order, name)
+	}
+	return nil
+}
+
+// placer hands a stream's segments to placement.
+type placer struct {
+	p        *Publisher
+	stream   *stream.Stream
+	replicas int
+}
+
+// Place implements stream.Placer.
+func (l *placer) Place(s stream.Segment) { l.p.placement.Place(l.live(s)) }
+
+func (l *placer) live(s stream.Segment) placement.Live {
+	return placement.Live{Segment: s, Replicas: l.replicas, Placed: func() { l.stream.Placed(s.Path) }}
+}
+
+// window lists the segments that boxes should hold now.
+func (p *Publisher) window() []placement.Live {
+	var list []placement.Live
+	for _, name := range p.order {
+		l := &placer{p: p, stream: p.streams[name], replicas: p.replicas[name]}
+		for _, s := range l.stream.Segments() {
+			list = append(list, l.live(s))
+		}
+	}
+	return list
+}
+
+func (p *Publisher) newServer() *http.Server {
+	mux := http.NewServeMux()
+	p.front.Register(mux)
+	p.registerAPI(mux)
+	registry := prometheus.NewRegistry()
+	p.registerMetrics(registry)
+	debugweb.Register(mux, debugweb.Options{Log: p.log, Metrics: registry, TrustedProxies: p.cfg.TrustedProxies, Checks: []debugweb.Check{
+		{Name: "redis", Ready: func(ctx context.Context) error { return p.state.Ping(ctx).Err() }},
+	}})
+	mux.Handle("/", web.Handler())
+	return &http.Server{
+		Handler:           mux,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		ErrorLog:          slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
+	}
+}
+
+// ID returns the publisher's ID.
+func (p *Publisher) ID() id.PublisherID { return p.id }
+
+// Addr returns the address that it listens on.
+func (p *Publisher) Addr() net.Addr { return p.listener.Addr() }
+
+// Run works until ctx ends; then it stops taking requests, finishes what is under way and
+// leaves the streams as they are: their playlists are not ended.
+func (p *Publisher) Run(ctx context.Context) error {
+	defer p.close()
+	p.log.Info("publisher started", "id", p.id, "listen", p.Addr().String(), "version", config.Version())
+	group := lifecycle.Group{Log: p.log}
+	group.Add("fleet", p.fleet.Run, nil)
+	group.Add("placement", p.placement.Run, nil)
+	group.Add("queue", p.queue.Run, nil)
+	group.Add("uploads", p.uploads.run, nil)
+	for _, name := range p.order {
+		group.Add("stream "+string(name), p.streams[name].Run, nil)
+	}
+	group.AddHTTP("http", p.server, p.listener)
+	return group.Run(ctx)
+}
+
+func (p *Publisher) close() {
+	if p.listener != nil {
+		p.listener.Close()
+	}
+	if p.state != nil {
+		if err := p.state.Close(); err != nil {
+			p.log.Error("the state could not be closed", "reason", err)
+		}
+	}
+	if p.identity != nil {
+		p.identity.Close()
+	}
+}
