@@ -1,0 +1,265 @@
+// Package box is the edge: it takes segments from publishers, keeps them until their TTL or its
+// limits, serves them to viewers, and reports to entrances. This file wires its internals and
+// does nothing else.
+package box
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"dandelion/box/internal/edge"
+	"dandelion/box/internal/ingest"
+	"dandelion/box/internal/report"
+	"dandelion/box/internal/segstore"
+	"dandelion/pkg/geo"
+	"dandelion/pkg/id"
+	"dandelion/pkg/identity"
+	"dandelion/pkg/lifecycle"
+	"dandelion/pkg/netaddr"
+	"dandelion/pkg/state"
+	"dandelion/pkg/wire"
+)
+
+const (
+	leaveReason = "the box shuts down"
+	// ingestDrain is the part of the drain that publishers may take: viewers get the rest.
+	ingestDrain = 5 * time.Second
+)
+
+// Box is one box. Its methods may be called concurrently.
+type Box struct {
+	cfg        Config
+	log        *slog.Logger
+	id         id.BoxID
+	publicHost string
+	publicPort int
+	metrics    *prometheus.Registry
+
+	identity     *identity.Identity
+	listener     net.Listener
+	edgeListener net.Listener // nil: none
+	places       *geo.DB
+	store        *segstore.Store
+	records      *records // nil: nobody could read them
+	ingest       *ingest.Service
+	edge         *edge.Edge
+	report       *report.Service
+}
+
+// New opens the box's data_dir, ports and files; nothing runs before Run, which tries Redis for 30 s
+// where one is configured. The caller calls Run or Close. Errors are one line that names cause
+// and cure.
+func New(cfg Config, redis state.Config, log *slog.Logger) (_ *Box, err error) {
+	b := &Box{cfg: cfg, log: log, metrics: prometheus.NewRegistry()}
+	defer func() {
+		if err != nil {
+			b.Close()
+		}
+	}()
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if b.identity, err = identity.Open(cfg.DataDir); err != nil {
+		return nil, err
+	}
+	b.id = id.BoxIDOf(b.identity.PublicKey)
+	if b.listener, err = listen("listen", cfg.Listen); err != nil {
+		return nil, err
+	}
+	if cfg.EdgeListen != "" {
+		if b.edgeListener, err = listen("edge_listen", cfg.EdgeListen); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.GeoIPDB != "" {
+		if b.places, err = geo.Open(cfg.GeoIPDB); err != nil {
+			return nil, fmt.Errorf("box.geoip_db: %w", err)
+		}
+	}
+	stores, err := storeConfig(&cfg, b.id, log)
+	if err != nil {
+		return nil, fmt.Errorf("box.data_dir or box.live_dir cannot be used: %w: choose directories that this user may write to", err)
+	}
+	if b.store, err = segstore.Open(stores, log); err != nil {
+		return nil, err
+	}
+	b.wire(redis)
+	return b, nil
+}
+
+func listen(field, addr string) (net.Listener, error) {
+	ln, err := net.Listen("tcp", addr)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("box.%s: another program uses %s: stop it, or set box.%s to another port", field, addr, field)
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("box.%s: this user may not listen on %s: set box.%s to a port above 1023", field, addr, field)
+	case err != nil:
+		return nil, fmt.Errorf("box.%s: cannot listen on %s (%w): set it to an address of this machine, or to a port alone, such as :7072", field, addr, err)
+	}
+	return ln, nil
+}
+
+// wire makes the parts in the order in which they need each other.
+func (b *Box) wire(redis state.Config) {
+	b.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	b.publicHost, b.publicPort, _ = splitPublic(b.cfg.PublicAddress) // Validate has seen it
+	local := port(b.listener)
+	if b.publicPort == 0 {
+		b.publicPort = local
+	}
+	edgePort, edgeLocal := b.publicPort, local
+	if b.edgeListener != nil && announced(b.edgeListener, b.listener) {
+		edgePort, edgeLocal = port(b.edgeListener), port(b.edgeListener)
+	}
+
+	ingestConfig := ingest.Config{
+		Store: b.store, Own: b.own, Trusted: b.cfg.trusted(), Registerer: b.metrics, Log: b.log,
+	}
+	reportConfig := report.Config{
+		Box: b.id, Host: b.publicHost, Port: b.publicPort, EdgePort: edgePort, LocalPort: edgeLocal,
+		Entrances: b.cfg.Entrances, Insecure: b.cfg.InsecureTLS, Interval: b.cfg.ReportInterval.Std(),
+		DataDir: b.cfg.DataDir, Usage: b.store.Usage, Registerer: b.metrics, Log: b.log,
+	}
+	if b.places != nil {
+		reportConfig.Locate = b.places.Lookup
+	}
+	// An embedded Redis that nobody can reach would only wear the memory card: its snapshot
+	// would be written for each segment.
+	if redis.URL != "" || len(redis.Addrs) > 0 || redis.EmbeddedListen != "" {
+		open := func(ctx context.Context) (*state.State, error) {
+			return state.Open(ctx, redis, filepath.Join(b.cfg.DataDir, stateDir), b.log)
+		}
+		b.records = newRecords(b.id, open, b.metrics, b.log)
+		ingestConfig.Records, reportConfig.Records = b.records, b.records
+	}
+	b.ingest = ingest.New(ingestConfig)
+	b.edge = edge.New(edge.Config{Store: b.store, Registerer: b.metrics, Log: b.log})
+	b.report = report.New(reportConfig)
+	if b.records != nil {
+		b.records.sessions = b.ingest.Sessions
+	}
+	newStorageMetrics(b.metrics, b.store)
+}
+
+func port(ln net.Listener) int { return ln.Addr().(*net.TCPAddr).Port }
+
+// announced reports whether viewers are sent to the second port: not where only this machine
+// reaches it, behind a web server say, while it reaches the first from elsewhere.
+func announced(edge, main net.Listener) bool {
+	reach := func(ln net.Listener) netaddr.Scope {
+		a := netaddr.Addr(ln.Addr())
+		if a.IsUnspecified() {
+			return netaddr.Public
+		}
+		return netaddr.ScopeOf(a)
+	}
+	return reach(edge) >= reach(main)
+}
+
+// own is what the box says of itself to a publisher that reached it at local.
+func (b *Box) own(local netip.Addr) wire.Peer {
+	host := b.publicHost
+	if host == "" {
+		host = local.String()
+	}
+	return wire.Peer{ID: string(b.id), IP: host, Port: wire.Text(strconv.Itoa(b.publicPort)), Type: wire.TypeBox}
+}
+
+// ID returns the box's ID.
+func (b *Box) ID() id.BoxID { return b.id }
+
+// Addr returns the address that websockets and viewers reach, its port known also where the
+// configuration says 0.
+func (b *Box) Addr() net.Addr { return b.listener.Addr() }
+
+// EdgeAddr returns the second address for viewers, nil where there is none.
+func (b *Box) EdgeAddr() net.Addr {
+	if b.edgeListener == nil {
+		return nil
+	}
+	return b.edgeListener.Addr()
+}
+
+// Totals are what the box did since its start and holds now.
+type Totals struct {
+	TakenFiles     int64  `json:"taken_files"` // from publishers
+	TakenBytes     int64  `json:"taken_bytes"`
+	ServedRequests uint64 `json:"served_requests"` // of viewers
+	ServedBytes    uint64 `json:"served_bytes"`
+	Files          int    `json:"files"` // held now
+	UsedBytes      int64  `json:"used_bytes"`
+}
+
+// Totals returns what the box did since its start and holds now.
+func (b *Box) Totals() Totals {
+	var t Totals
+	taken, used := b.ingest.Totals(), b.store.Usage()
+	t.TakenFiles, t.TakenBytes = taken.Files, taken.Bytes
+	t.ServedRequests, t.ServedBytes = b.edge.Totals()
+	t.Files, t.UsedBytes = used.Live.Files+used.Data.Files, used.Live.Used+used.Data.Used
+	return t
+}
+
+// Run works until ctx ends, then drains within 10 s: it says goodbye to entrances and publishers,
+// lets files and downloads under way come to their end, and closes. It is called once, and
+// closes what New opened.
+func (b *Box) Run(ctx context.Context) error {
+	defer b.Close()
+	b.log.Info("box starts", "id", b.id, "new", b.identity.Created, "listen", b.listener.Addr().String())
+	group := lifecycle.Group{Log: b.log}
+	if b.records != nil {
+		group.Add("records", b.records.Run, nil)
+	}
+	group.Add("store", b.store.Run, nil)
+	if b.edgeListener != nil {
+		group.AddHTTP("viewers", b.edge.Server(b.viewersHandler()), b.edgeListener)
+	}
+	group.AddHTTP("http", b.edge.Server(b.handler()), b.listener)
+	group.Add("publishers", nil, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, ingestDrain)
+		defer cancel()
+		b.ingest.Drain(ctx, leaveReason)
+		return nil
+	})
+	group.Add("entrances", b.report.Run, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Second) // they need no time to finish
+		defer cancel()
+		b.report.Drain(ctx, leaveReason)
+		return nil
+	})
+	return group.Run(ctx)
+}
+
+// Close gives free what New opened, for a box that is not run. A second call does nothing.
+func (b *Box) Close() error {
+	var errs []error
+	for _, ln := range []net.Listener{b.listener, b.edgeListener} {
+		if ln != nil {
+			if err := ln.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	if b.store != nil {
+		b.store.Close()
+	}
+	errs = append(errs, b.places.Close())
+	b.places = nil
+	if b.identity != nil {
+		errs = append(errs, b.identity.Close())
+	}
+	return errors.Join(errs...)
+}

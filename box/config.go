@@ -1,0 +1,159 @@
+package box
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"dandelion/box/internal/report"
+	"dandelion/pkg/config"
+	"dandelion/pkg/netaddr"
+)
+
+// Config is the section `box` of config.yaml.
+type Config struct {
+	Listen         string              `yaml:"listen" doc:"address for publishers' websockets and for viewers"`
+	EdgeListen     string              `yaml:"edge_listen" doc:"a second address, for viewers alone; empty: none"`
+	PublicAddress  string              `yaml:"public_address" doc:"host or host:port that others dial; empty: the address that entrances see, and the port of listen"`
+	DataDir        string              `yaml:"data_dir" doc:"directory of the box's key and of files that stay longer than 15 minutes"`
+	LiveDir        string              `yaml:"live_dir" doc:"directory of live segments; empty: one in memory (below /dev/shm or /run/user) where the system has room for it, else below data_dir"`
+	LiveLimit      config.AutoByteSize `yaml:"live_limit" doc:"how much live_dir may hold; auto: a part of what is free there, at most 512MB"`
+	StorageLimit   config.AutoByteSize `yaml:"storage_limit" doc:"how much data_dir may hold; auto: the lesser of 8GB and a fifth of the free space"`
+	SyncData       bool                `yaml:"sync_data" doc:"wait until files of data_dir are on the disk before acknowledging them: safer when the power fails, slower, wears memory cards"`
+	Entrances      []string            `yaml:"entrances" doc:"URLs of entrances, such as http://192.0.2.1:7070; more are learned from them"`
+	InsecureTLS    []string            `yaml:"insecure_tls" doc:"those of entrances whose certificate is not verified"`
+	ReportInterval config.Duration     `yaml:"report_interval" doc:"time between reports to entrances"`
+	GeoIPDB        string              `yaml:"geoip_db" doc:"GeoIP database (.mmdb) that says where the box is; empty: none"`
+	TrustedProxies []string            `yaml:"trusted_proxies" doc:"addresses or networks of web servers in front of this one, whose X-Forwarded-For names the peer"`
+}
+
+// DefaultConfig returns the defaults.
+func DefaultConfig() Config {
+	return Config{
+		Listen:         ":7072",
+		DataDir:        "data/box",
+		ReportInterval: 5 * config.Second,
+	}
+}
+
+// minLimit is the smallest limit that holds more than a moment of one stream.
+const minLimit = 16 * config.MB
+
+// Validate names each wrong field and what would be right.
+func (c *Config) Validate() error {
+	var p config.Problems
+	p.Listen("listen", c.Listen)
+	if c.EdgeListen != "" {
+		p.Listen("edge_listen", c.EdgeListen)
+		if c.EdgeListen == c.Listen && !strings.HasSuffix(c.Listen, ":0") {
+			p.Add("edge_listen", "is the same as listen", "another port, or nothing: viewers are served on listen too")
+		}
+	}
+	if _, _, err := splitPublic(c.PublicAddress); err != nil {
+		p.Add("public_address", err.Error(), "a host or host:port that others can dial, such as 203.0.113.7 or box.example.org:7072")
+	}
+	p.NotEmpty("data_dir", c.DataDir, "a directory that this user may write to")
+	for field, limit := range map[string]config.AutoByteSize{"live_limit": c.LiveLimit, "storage_limit": c.StorageLimit} {
+		if v, fixed := limit.Get(); fixed && v < minLimit {
+			p.Add(field, "is "+v.String(), "auto, or a size of at least "+minLimit.String())
+		}
+	}
+	known := make(map[string]bool)
+	for i, raw := range c.Entrances {
+		if u := entranceURL(&p, fmt.Sprintf("entrances[%d]", i), raw); u != "" {
+			known[u] = true
+		}
+	}
+	for i, raw := range c.InsecureTLS {
+		field := fmt.Sprintf("insecure_tls[%d]", i)
+		if u := entranceURL(&p, field, raw); u != "" && !known[u] {
+			p.Add(field, "is "+strconv.Quote(raw)+", which is not one of entrances", "one of box.entrances")
+		}
+	}
+	config.Between(&p, "report_interval", c.ReportInterval, config.Second, config.Minute)
+	for i, text := range c.TrustedProxies {
+		if _, err := parseNetwork(text); err != nil {
+			p.Add(fmt.Sprintf("trusted_proxies[%d]", i), fmt.Sprintf("is %.80q", text), "an address or a network, such as 192.0.2.1 or 10.0.0.0/8")
+		}
+	}
+	return p.Err()
+}
+
+// trusted returns TrustedProxies, which Validate has checked.
+func (c *Config) trusted() []netip.Prefix {
+	var list []netip.Prefix
+	for _, text := range c.TrustedProxies {
+		if network, err := parseNetwork(text); err == nil {
+			list = append(list, network)
+		}
+	}
+	return list
+}
+
+func parseNetwork(text string) (netip.Prefix, error) {
+	if addr, err := netip.ParseAddr(text); err == nil {
+		return netip.PrefixFrom(addr.Unmap(), addr.Unmap().BitLen()), nil
+	}
+	network, err := netip.ParsePrefix(text)
+	return network.Masked(), err
+}
+
+func entranceURL(p *config.Problems, field, raw string) string {
+	u, err := report.EntranceURL(raw)
+	if err != nil {
+		p.Add(field, "is wrong: "+err.Error(), "the URL of an entrance, such as http://192.0.2.1:7070")
+	}
+	return u
+}
+
+// splitPublic takes a public_address apart; host is "" where the whole is, port 0 where none is
+// said. Errors begin with a verb.
+func splitPublic(s string) (host string, port int, err error) {
+	if s == "" {
+		return "", 0, nil
+	}
+	host = s
+	if a, addrErr := netip.ParseAddr(strings.Trim(s, "[]")); addrErr == nil {
+		host = a.String()
+	} else if strings.Contains(s, ":") {
+		var text string
+		if host, text, err = net.SplitHostPort(s); err != nil {
+			return "", 0, fmt.Errorf("is %q", s)
+		}
+		if port, err = strconv.Atoi(text); err != nil || port < 1 || port > 65535 {
+			return "", 0, fmt.Errorf("is %q: its port is not one from 1 to 65535", s)
+		}
+	}
+	if a, err := netip.ParseAddr(host); err == nil {
+		if netaddr.ScopeOf(a) == netaddr.Forbidden {
+			return "", 0, fmt.Errorf("is %q, which nobody can dial", s)
+		}
+		return a.Unmap().String(), port, nil
+	}
+	if err := checkHostName(host); err != nil {
+		return "", 0, fmt.Errorf("is %q: %w", s, err)
+	}
+	return strings.ToLower(host), port, nil
+}
+
+var errHostName = errors.New("neither an address nor a host name")
+
+func checkHostName(s string) error {
+	if s == "" || len(s) > 253 {
+		return errHostName
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+			return errHostName
+		}
+		for _, r := range label {
+			if (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' {
+				return errHostName
+			}
+		}
+	}
+	return nil
+}

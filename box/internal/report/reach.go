@@ -1,0 +1,105 @@
+package report
+
+import (
+	"cmp"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"dandelion/pkg/id"
+	"dandelion/pkg/netaddr"
+	"dandelion/pkg/wire"
+)
+
+// reach is what an entrance found when it dialled back, and what is needed to say so in a
+// sentence that helps.
+type reach struct {
+	verdict   string // wire.ReachableYes, wire.ReachableNo or ""
+	reason    string // the entrance's words
+	old       bool
+	host      string // public_address's, or ""
+	port      int    // that others dial
+	seen      netip.Addr
+	local     netip.Addr
+	localPort int
+}
+
+// String says in one sentence whether the box is reachable and, if not, what to do.
+func (r reach) String() string {
+	host := r.host
+	if host == "" && r.seen.IsValid() {
+		host = r.seen.String()
+	}
+	url := "the box"
+	if host != "" {
+		url = base(host, r.port)
+	}
+	switch {
+	case r.verdict == wire.ReachableYes:
+		return "reachable: " + url + " answers from outside"
+	case r.verdict != wire.ReachableNo && r.old:
+		return "not known: this entrance does not dial back"
+	case r.verdict != wire.ReachableNo:
+		return "not known yet: the entrance has not dialled back"
+	}
+	why := ""
+	if r.reason != "" {
+		why = " (" + r.reason + ")"
+	}
+	return fmt.Sprintf("not reachable: %s does not answer from outside%s: %s", url, why, r.cure())
+}
+
+func (r reach) cure() string {
+	to := net.JoinHostPort(r.local.String(), strconv.Itoa(r.localPort))
+	switch {
+	case !r.local.IsValid():
+		return fmt.Sprintf("let TCP port %d through", r.port)
+	case r.seen.IsValid() && r.seen == r.local:
+		// No router changes addresses on the way, so there is nothing to forward.
+		return fmt.Sprintf("let TCP port %d through the firewall of this machine", r.localPort)
+	case netaddr.ScopeOf(r.seen) == netaddr.Public && netaddr.ScopeOf(r.local) == netaddr.Public:
+		return fmt.Sprintf("forward TCP port %d on %s to %s", r.port, r.seen, to)
+	}
+	return fmt.Sprintf("forward TCP port %d on your router to %s", r.port, to)
+}
+
+// Status is what the box knows of one entrance.
+type Status struct {
+	URL        string        `json:"url"`
+	Entrance   id.EntranceID `json:"id,omitempty"`
+	Configured bool          `json:"configured"` // else another entrance named it
+	Connected  bool          `json:"connected"`
+	Since      time.Time     `json:"since,omitzero"`      // of Connected
+	LastReply  time.Time     `json:"last_reply,omitzero"` // zero: none yet
+	Reachable  string        `json:"reachable"`           // "yes", "no" or "" for not known
+	Sentence   string        `json:"sentence"`            // the same for people, or why there is no session
+}
+
+// Entrances lists what is known of each entrance, ordered by URL.
+func (s *Service) Entrances() []Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]Status, 0, len(s.links))
+	for _, l := range s.links {
+		st := Status{
+			URL: l.url, Entrance: l.entrance, Configured: !l.learned, Connected: l.connected,
+			LastReply: l.lastReply, Reachable: l.reach.verdict, Sentence: l.sentence,
+		}
+		switch {
+		case l.connected:
+			st.Since = l.since
+		case l.parked:
+			st.Sentence = "another URL leads to the same entrance: one session is enough"
+		case l.lastError != "":
+			st.Reachable, st.Sentence = "", "no session: "+l.lastError
+		default:
+			st.Reachable, st.Sentence = "", "connecting"
+		}
+		list = append(list, st)
+	}
+	slices.SortFunc(list, func(a, b Status) int { return cmp.Compare(a.URL, b.URL) })
+	return list
+}
