@@ -43,7 +43,7 @@ func (c *Config) Validate() error {
 	for i, u := range c.OtherURLs {
 		p.HTTPURL(fmt.Sprintf("other_urls[%d]", i), u)
 	}
-	config.Between(&p, "lease_ttl", c.LeaseTTL, 6*config.Second, 10*config.Minute)
+	config.Between(&p, "lease_ttl", c.LeaseTTL, config.Second, 10*config.Minute)
 	config.Between(&p, "max_search_results", c.MaxSearchResults, 1, wire.MaxBoxSet)
 	for i, text := range c.TrustedProxies {
 		if _, err := parseNetwork(text); err != nil {

@@ -311,4 +311,35 @@ func (r *running) api(path string) map[string]any {
 
 var embedded = state.Config{}
 
-const leaseTTL = 6 * config.Second
+// shortLease makes leases end soon.
+func shortLease(cfg *Config) { cfg.LeaseTTL = config.Second }
+
+// metric returns the value of a metric without labels.
+func (r *running) metric(name string) string {
+	r.t.Helper()
+	resp, err := http.Get(r.base + "/metrics")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(resp.Body)
+	for line := range strings.Lines(string(body)) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
+}
+
+// offeredCount waits until SEARCH offers so many boxes.
+func (r *running) offeredCount(n int) {
+	r.t.Helper()
+	p := r.dial(wire.EntranceWSPath)
+	defer p.ws.Close()
+	eventually(r.t, 5*time.Second, func() string {
+		if got := len(p.boxes()); got != n {
+			return fmt.Sprintf("%d boxes offered, want %d", got, n)
+		}
+		return ""
+	})
+}

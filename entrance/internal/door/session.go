@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -98,6 +97,7 @@ func (d *Door) serve(s *Session) {
 			continue
 		}
 		var bye *goodbye
+		var timeout net.Error
 		switch {
 		case errors.As(err, &bye):
 			why = "it said goodbye: " + bye.reason
@@ -108,7 +108,7 @@ func (d *Door) serve(s *Session) {
 			continue // until it closes
 		case wsconn.SaidGoodbye(err):
 			why = "it closed its connection"
-		case errors.Is(err, os.ErrDeadlineExceeded):
+		case errors.As(err, &timeout) && timeout.Timeout():
 			why = "it gave no sign of life"
 		}
 		return
