@@ -220,18 +220,15 @@ func (c *client) readInto(v any) {
 	}
 }
 
-// wantClosed reads until the end, which must be a close with that code.
+// wantClosed reads the end, which must be a close with that code.
 func (c *client) wantClosed(code int) {
 	c.t.Helper()
-	for {
-		_, m, err := c.ws.ReadMessage()
-		if err == nil {
-			c.t.Fatalf("one more message: %s", m)
-		}
-		if !websocket.IsCloseError(err, code) {
-			c.t.Fatalf("ended with %v, want close %d", err, code)
-		}
-		return
+	_, m, err := c.ws.ReadMessage()
+	if err == nil {
+		c.t.Fatalf("one more message: %s", m)
+	}
+	if !websocket.IsCloseError(err, code) {
+		c.t.Fatalf("ended with %v, want close %d", err, code)
 	}
 }
 
