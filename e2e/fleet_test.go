@@ -1,0 +1,265 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// daemon is one of the three, with the configuration that it is started with again after a kill.
+type daemon struct {
+	*process
+	t       *testing.T
+	program string
+	name    string
+	dir     string // its own: config.yaml and data
+	addr    string // host:port, the same after each start
+	id      string
+}
+
+// newDaemon writes the configuration and starts it. config is YAML in which listen is not set.
+func newDaemon(t *testing.T, program, name, dir, config string) *daemon {
+	t.Helper()
+	d := &daemon{t: t, program: program, name: name, dir: dir, addr: "127.0.0.1:0"}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "config.yaml"), config)
+	d.start()
+	return d
+}
+
+// start starts the daemon and waits until it listens, at the address that it had before.
+func (d *daemon) start() {
+	d.t.Helper()
+	cmd := exec.Command(program(d.program), "--config", filepath.Join(d.dir, "config.yaml"), "--listen", d.addr)
+	cmd.Dir = d.dir
+	d.process = begin(d.t, d.name, cmd, d.stop)
+	line := d.says(d.t, soon, " listen=", " id=")
+	if id := attribute(line, "id"); d.id != "" && d.id != id {
+		d.t.Errorf("%s was %s and is %s after a restart", d.name, d.id, id)
+	} else {
+		d.id = id
+	}
+	d.addr = attribute(line, "listen")
+}
+
+func (d *daemon) url() string { return "http://" + d.addr }
+
+// stop asks the daemon to leave; it must drain and end with status 0.
+func (d *daemon) stop(p *process) {
+	d.t.Helper()
+	p.signal(syscall.SIGTERM)
+	if status := p.exit(d.t, leave); status != 0 {
+		d.t.Errorf("%s ended with status %d after SIGTERM, want 0", d.name, status)
+	}
+}
+
+const stream = "demo"
+
+// fleet is an entrance, boxes and a publisher with one stream, whose source is a directory.
+type fleet struct {
+	t         *testing.T
+	dir       string
+	source    string
+	entrance  *daemon
+	boxes     []*daemon
+	publisher *daemon
+}
+
+// plan says which fleet. Its zero value has three boxes and two copies of each segment.
+type plan struct {
+	boxes    int // -1: none yet
+	replicas int
+	redis    string // URL for the publisher; "": embedded
+	extra    string // more YAML of the publisher, indented by two spaces
+}
+
+// newFleet starts a fleet and returns it when the publisher has sessions with all boxes.
+func newFleet(t *testing.T, p plan) *fleet {
+	t.Helper()
+	if p.boxes == 0 {
+		p.boxes = 3
+	}
+	if p.replicas == 0 {
+		p.replicas = 2
+	}
+	f := &fleet{t: t, dir: t.TempDir()}
+	f.source = filepath.Join(f.dir, "source")
+	if err := os.Mkdir(f.source, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(f.dir, "entrance")
+	f.entrance = newDaemon(t, "run_entrance", "entrance", dir, fmt.Sprintf("entrance:\n  data_dir: %q\n", filepath.Join(dir, "data")))
+	for range p.boxes {
+		f.addBox()
+	}
+	dir = filepath.Join(f.dir, "publisher")
+	config := fmt.Sprintf("publisher:\n  data_dir: %q\n  entrances: [%q]\n  replicas: %d\n", filepath.Join(dir, "data"), f.entrance.url(), p.replicas) +
+		p.extra + fmt.Sprintf("  streams:\n    - name: %s\n      source: %q\n", stream, "dir:"+f.source)
+	if p.redis != "" {
+		config = fmt.Sprintf("redis:\n  url: %q\n", p.redis) + config
+	}
+	f.publisher = newDaemon(t, "run_publisher", "publisher", dir, config)
+	f.awaitBoxes(max(p.boxes, 0))
+	return f
+}
+
+// addBox starts one more box.
+func (f *fleet) addBox() *daemon {
+	f.t.Helper()
+	name := fmt.Sprintf("box%d", len(f.boxes)+1)
+	dir := filepath.Join(f.dir, name)
+	b := newDaemon(f.t, "run_box", name, dir, fmt.Sprintf("box:\n  public_address: 127.0.0.1\n  data_dir: %q\n  live_dir: %q\n  entrances: [%q]\n",
+		filepath.Join(dir, "data"), filepath.Join(dir, "live"), f.entrance.url()))
+	f.boxes = append(f.boxes, b)
+	return b
+}
+
+// awaitBoxes waits until the publisher has sessions with exactly n boxes.
+func (f *fleet) awaitBoxes(n int) {
+	f.t.Helper()
+	eventually(f.t, patience, func() error {
+		s, err := f.streams()
+		if err == nil && s.Boxes.Up != n {
+			err = fmt.Errorf("the publisher has sessions with %d boxes, want %d", s.Boxes.Up, n)
+		}
+		return err
+	})
+}
+
+// index is the URL that viewers are given.
+func (f *fleet) index() string { return f.publisher.url() + "/live/" + stream + "/index.m3u8" }
+
+// box returns the box that serves at host:port.
+func (f *fleet) box(addr string) *daemon {
+	for _, b := range f.boxes {
+		if b.addr == addr {
+			return b
+		}
+	}
+	return nil
+}
+
+// streams is what GET /api/v1/streams tells.
+type streams struct {
+	ID      string `json:"id"`
+	Streams []struct {
+		Name       string `json:"name"`
+		URL        string `json:"url"`
+		Ended      bool   `json:"ended"`
+		Problem    string `json:"problem"`
+		Renditions []struct {
+			Name          string `json:"name"`
+			MediaSequence uint64 `json:"media_sequence"`
+			Entries       int    `json:"entries"`
+		} `json:"renditions"`
+	} `json:"streams"`
+	Boxes struct {
+		Up int `json:"up"`
+	} `json:"boxes"`
+}
+
+func (f *fleet) streams() (streams, error) {
+	return getJSON[streams](f.t, f.publisher.url()+"/api/v1/streams")
+}
+
+// end is the number behind the last segment that viewers see of the first rendition.
+func (f *fleet) end() (uint64, error) {
+	s, err := f.streams()
+	if err != nil {
+		return 0, err
+	}
+	if len(s.Streams) == 0 || len(s.Streams[0].Renditions) == 0 {
+		return 0, fmt.Errorf("the publisher does not show a rendition yet")
+	}
+	r := s.Streams[0].Renditions[0]
+	return r.MediaSequence + uint64(r.Entries), nil
+}
+
+// awaitMore waits until viewers see n more segments than now.
+func (f *fleet) awaitMore(n int) {
+	f.t.Helper()
+	begin, _ := f.end() // 0 where nothing is there yet
+	eventually(f.t, patience, func() error {
+		end, err := f.end()
+		if err == nil && end < begin+uint64(n) {
+			err = fmt.Errorf("%d segments more than at the start, want %d", end-begin, n)
+		}
+		return err
+	})
+}
+
+// located is what GET /api/v1/locate tells.
+type located struct {
+	URLs   []string `json:"urls"`
+	Digest string   `json:"digest"`
+	Size   int64    `json:"size"`
+}
+
+func (f *fleet) locate(path string) (located, error) {
+	return getJSON[located](f.t, f.publisher.url()+"/api/v1/locate?path="+url.QueryEscape(path))
+}
+
+// holders returns the boxes' own URLs of a file. The origin, which must be the last and no
+// other, is left out; an address that is none of the fleet's boxes is an error.
+func (f *fleet) holders(path string) ([]string, located, error) {
+	l, err := f.locate(path)
+	if err != nil {
+		return nil, l, err
+	}
+	var holders []string
+	seen := map[string]bool{}
+	for i, text := range l.URLs {
+		u, err := url.Parse(text)
+		if err != nil {
+			return nil, l, fatal{err}
+		}
+		switch {
+		case u.Host == f.publisher.addr && i == len(l.URLs)-1 && strings.HasPrefix(u.Path, "/origin/"):
+		case f.box(u.Host) == nil:
+			return nil, l, fatal{fmt.Errorf("%s of %s is neither a box's URL nor, at the end, the origin's", text, l.URLs)}
+		case seen[u.Host]:
+			return nil, l, fatal{fmt.Errorf("a box is named twice: %s", l.URLs)}
+		default:
+			holders = append(holders, text)
+			seen[u.Host] = true
+		}
+	}
+	return holders, l, nil
+}
+
+func host(t *testing.T, text string) string {
+	t.Helper()
+	u, err := url.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u.Host
+}
+
+// freeAddr returns an address of this machine where nothing listens.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+func write(t *testing.T, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

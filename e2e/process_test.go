@@ -1,0 +1,214 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Limits of waiting. They are for a loaded machine with two cores; nothing waits that long when
+// all is well.
+const (
+	soon     = 20 * time.Second // for what takes well under a second
+	patience = time.Minute      // for what takes seconds
+	look     = 50 * time.Millisecond
+	leave    = 20 * time.Second // for a daemon that was asked to stop; its own limit is 10 s
+)
+
+// process is a program that a test started. It is ended with the test.
+type process struct {
+	name     string
+	cmd      *exec.Cmd
+	out, log transcript // stdout, stderr
+	done     chan struct{}
+}
+
+// begin starts a program in a process group of its own, so that a Ctrl-C at the terminal reaches
+// the test alone and what the program starts can be ended with it. ending, when the test ends, asks
+// it to leave; nil kills it.
+func begin(t *testing.T, name string, cmd *exec.Cmd, ending func(*process)) *process {
+	t.Helper()
+	p := &process{name: name, cmd: cmd, done: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = &p.out, &p.log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.WaitDelay = 5 * time.Second // a grandchild may hold the pipes
+	if err := cmd.Start(); err != nil {
+		t.Fatalf("%s does not start: %v", name, err)
+	}
+	go func() {
+		_ = cmd.Wait() // ProcessState has what there is to know
+		close(p.done)
+	}()
+	t.Cleanup(func() {
+		defer func() {
+			p.kill()
+			if t.Failed() {
+				t.Logf("=== %s (pid %d, %v)\n%s%s", name, cmd.Process.Pid, cmd.ProcessState, p.out.tail(20), p.log.tail(60))
+			}
+		}()
+		if p.running() && ending != nil && !t.Failed() {
+			ending(p)
+		}
+	})
+	return p
+}
+
+func (p *process) running() bool {
+	select {
+	case <-p.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// kill ends the process and what it started, as a crash would, and waits for it.
+func (p *process) kill() {
+	if p.running() {
+		_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+	}
+	<-p.done
+}
+
+func (p *process) signal(s os.Signal) { _ = p.cmd.Process.Signal(s) }
+
+// exit waits until the process is over and returns its exit status; -1 for one that a signal ended.
+func (p *process) exit(t *testing.T, within time.Duration) int {
+	t.Helper()
+	select {
+	case <-p.done:
+	case <-time.After(within):
+		p.signal(syscall.SIGQUIT) // its stacks say where it hangs
+		select {
+		case <-p.done:
+		case <-time.After(5 * time.Second):
+		}
+		t.Fatalf("%s still runs after %v", p.name, within)
+	}
+	return p.cmd.ProcessState.ExitCode()
+}
+
+// run runs a program to its end and returns its exit status and what it wrote.
+func run(t *testing.T, within time.Duration, env []string, name string, args ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	cmd := exec.Command(name, args...)
+	cmd.Dir = t.TempDir()
+	cmd.Env = append(os.Environ(), env...)
+	p := begin(t, name, cmd, nil)
+	status = p.exit(t, within)
+	return status, p.out.String(), p.log.String()
+}
+
+// transcript keeps what a process writes; any goroutine.
+type transcript struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (w *transcript) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.text.Write(b)
+}
+
+func (w *transcript) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.text.String()
+}
+
+func (w *transcript) tail(n int) string {
+	lines := strings.SplitAfter(w.String(), "\n")
+	return strings.Join(lines[max(len(lines)-n, 0):], "")
+}
+
+// line returns the first line that has all the words.
+func (w *transcript) line(words ...string) (string, bool) {
+	for line := range strings.Lines(w.String()) {
+		if hasAll(line, words) {
+			return line, true
+		}
+	}
+	return "", false
+}
+
+func hasAll(text string, words []string) bool {
+	for _, word := range words {
+		if !strings.Contains(text, word) {
+			return false
+		}
+	}
+	return true
+}
+
+// says waits until the process has logged a line with all the words, and returns it.
+func (p *process) says(t *testing.T, within time.Duration, words ...string) string {
+	t.Helper()
+	var found string
+	eventually(t, within, func() error {
+		line, ok := p.log.line(words...)
+		if found = line; ok {
+			return nil
+		}
+		if !p.running() {
+			// What it wrote last may have come between the two looks.
+			if found, ok = p.log.line(words...); ok {
+				return nil
+			}
+			return fatal{fmt.Errorf("%s ended (%v) and did not say %q", p.name, p.cmd.ProcessState, words)}
+		}
+		return fmt.Errorf("%s does not say %q", p.name, words)
+	})
+	return found
+}
+
+// attribute returns the value of key in a line of the log.
+func attribute(line, key string) string {
+	_, rest, ok := strings.Cut(line, " "+key+"=")
+	if !ok {
+		return ""
+	}
+	value, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
+	return strings.Trim(value, `"`)
+}
+
+// fatal is an error that does not pass.
+type fatal struct{ error }
+
+// eventually looks until f finds nothing wrong, and fails the test with what was still wrong when
+// the time is over.
+func eventually(t *testing.T, within time.Duration, f func() error) {
+	t.Helper()
+	if err := awaiting(t, within, f); err != nil {
+		t.Fatalf("after %v: %v", within, err)
+	}
+}
+
+// awaiting is eventually for goroutines that may not end the test.
+func awaiting(t *testing.T, within time.Duration, f func() error) error {
+	ticker := time.NewTicker(look)
+	defer ticker.Stop()
+	until := time.Now().Add(within)
+	for {
+		err := f()
+		if err == nil {
+			return nil
+		}
+		if errors.As(err, &fatal{}) || time.Now().After(until) {
+			return err
+		}
+		select {
+		case <-ticker.C:
+		case <-t.Context().Done():
+			return t.Context().Err()
+		}
+	}
+}
