@@ -25,7 +25,8 @@ type Options struct {
 	Boxes     int
 	Redis     string // URL for all peers; "": each has its own embedded state
 	Replicas  int    // default 2
-	// Box and Publisher change the configurations; nil: as they are.
+	// Entrance, Box and Publisher change the configurations; nil: as they are.
+	Entrance  func(c *entrance.Config)
 	Box       func(i int, c *box.Config)
 	Publisher func(c *publisher.Config)
 }
@@ -76,6 +77,9 @@ func Start(tb testing.TB, o Options) *Fleet {
 	for i := range max(o.Entrances, 1) {
 		e := &Entrance{peer: peer{fleet: f, name: fmt.Sprintf("entrance%d", i+1)}, cfg: entrance.DefaultConfig()}
 		e.cfg.Listen, e.cfg.DataDir = "127.0.0.1:0", filepath.Join(f.dir, e.name)
+		if o.Entrance != nil {
+			o.Entrance(&e.cfg)
+		}
 		e.Start()
 		e.cfg.Listen = e.Addr().String()
 		urls = append(urls, "http://"+e.Addr().String())

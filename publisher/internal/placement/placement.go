@@ -286,7 +286,7 @@ func (p *Placement) ranked() []ranking.Ranked {
 // finished notes how a push ended and moves the job on.
 func (p *Placement) finished(m *member, j *job, receipt push.Receipt, took time.Duration, err error) {
 	if err == nil {
-		p.records.add(j.Path, j.Digest, j.Size, m.box.ID, receipt)
+		p.records.add(liveFile(j.Live), m.box.ID, receipt, taskFacts{})
 	}
 	p.mu.Lock()
 	m.note(j.Size, took, err)

@@ -30,14 +30,15 @@ import (
 
 // Times and limits of the queue.
 const (
-	maxTask       = 64 << 10 // bytes of a task
-	maxExtra      = 32       // other keys of a task that are kept
-	takeTimeout   = 5 * time.Second
-	queueRetry    = time.Second
-	bulkWait      = time.Second      // between two looks for boxes while there is none
-	slowestBulk   = 64 << 10         // bytes/s that a bulk push must reach on the whole…
-	bulkGrace     = 30 * time.Second // …after so long
-	recordedError = 24 * time.Hour   // a task that was given up is on record for so long
+	maxTask         = 64 << 10 // bytes of a task
+	maxExtra        = 32       // other keys of a task that are kept
+	takeTimeout     = 5 * time.Second
+	reclaimInterval = 3 * time.Second
+	queueRetry      = time.Second
+	bulkWait        = time.Second      // between two looks for boxes while there is none
+	slowestBulk     = 64 << 10         // bytes/s that a bulk push must reach on the whole…
+	bulkGrace       = 30 * time.Second // …after so long
+	recordedError   = 24 * time.Hour   // a task that was given up is on record for so long
 )
 
 // Queue serves FILES_SENDING_QUEUE: what other programs and uploads ask to be placed. A task
@@ -55,13 +56,18 @@ type Queue struct {
 	// LocalFile returns the file behind a path of the publisher's own uploads, or "".
 	LocalFile func(id.Path) string
 	Log       *slog.Logger
+
+	mu      sync.Mutex
+	working map[string]int // tasks in work, as they came
+	idle    map[string]int // taken tasks that nobody worked on at the last look
 }
 
 // Run serves the queue until ctx ends. Tasks of an earlier run that were not finished come
 // first.
 func (q *Queue) Run(ctx context.Context) error {
-	q.persist(ctx, "tasks of an earlier run cannot be taken up yet", q.requeue)
+	q.persist(ctx, "tasks of an earlier run cannot be taken up yet", func(ctx context.Context) error { return q.reclaim(ctx, true) })
 	var group sync.WaitGroup
+	group.Go(func() { q.reclaimAll(ctx) })
 	for range q.Workers {
 		group.Go(func() {
 			for ctx.Err() == nil {
@@ -90,16 +96,70 @@ func (q *Queue) persist(ctx context.Context, complaint string, f func(context.Co
 
 func (q *Queue) keys() keys.Publisher { return keys.Publisher(q.Placement.cfg.Own.ID) }
 
-// requeue moves unfinished tasks back to the head of the queue, in their order.
-func (q *Queue) requeue(ctx context.Context) error {
-	k := q.keys()
+// reclaimAll looks again and again for tasks that nobody works on, until ctx ends: one whose
+// move was carried out but whose answer never arrived, to this process or to one that died.
+func (q *Queue) reclaimAll(ctx context.Context) {
+	ticker := time.NewTicker(reclaimInterval)
+	defer ticker.Stop()
 	for {
-		err := q.Redis.LMove(ctx, k.Taken(), k.SendingQueue(), "RIGHT", "LEFT").Err()
-		if errors.Is(err, redis.Nil) {
-			return nil
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			if err := q.reclaim(ctx, false); err != nil && ctx.Err() == nil {
+				q.Log.Debug("taken tasks cannot be looked through", "reason", err)
+			}
 		}
-		if err != nil {
-			return err
+	}
+}
+
+// moveBack puts a task from TAKEN back to the head of the queue if it is still there.
+var moveBack = redis.NewScript(`if redis.call('LREM', KEYS[1], -1, ARGV[1]) == 1 then redis.call('LPUSH', KEYS[2], ARGV[1]) end`)
+
+// reclaim moves tasks that were taken and are not worked on back to the queue: all of them, or
+// those that were found so at the last look too, because an answer may be on its way.
+func (q *Queue) reclaim(ctx context.Context, all bool) error {
+	k := q.keys()
+	taken, err := q.Redis.LRange(ctx, k.Taken(), 0, -1).Result()
+	if err != nil {
+		return err
+	}
+	idle := map[string]int{}
+	for _, raw := range taken {
+		idle[raw]++
+	}
+	q.mu.Lock()
+	for raw, n := range q.working {
+		idle[raw] -= n
+	}
+	before := q.idle
+	q.idle = idle
+	q.mu.Unlock()
+	// From the end, so that the head of the queue has them in their order.
+	for _, raw := range slices.Backward(taken) {
+		if idle[raw] > 0 && (all || before[raw] > 0) {
+			idle[raw]--
+			if err := moveBack.Run(ctx, q.Redis, []string{k.Taken(), k.SendingQueue()}, raw).Err(); err != nil && !errors.Is(err, redis.Nil) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// work notes that a task is worked on; the returned function that it is not any more.
+func (q *Queue) work(raw string) (done func()) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.working == nil {
+		q.working = map[string]int{}
+	}
+	q.working[raw]++
+	return func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		if q.working[raw]--; q.working[raw] == 0 {
+			delete(q.working, raw)
 		}
 	}
 }
@@ -115,6 +175,7 @@ func (q *Queue) one(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	defer q.work(raw)()
 	t, err := q.parse(raw)
 	if err == nil {
 		err = q.serve(ctx, &t)
@@ -192,10 +253,9 @@ func (q *Queue) serve(ctx context.Context, t *task) error {
 	if err != nil {
 		return err
 	}
-	if err := q.Placement.placeBulk(ctx, f, q.Replicas, t.taken); err != nil {
+	if err := q.Placement.placeBulk(ctx, f, q.Replicas, t); err != nil {
 		return err
 	}
-	q.Placement.records.describe(f.Path, f.Digest, t.extra, t.local)
 	q.persist(ctx, "a placed file is not on record yet", q.Placement.records.flush)
 	return ctx.Err()
 }
@@ -275,8 +335,8 @@ func (q *Queue) recordFailure(ctx context.Context, t task, why error) error {
 
 // placeBulk places a file on up to replicas boxes and returns when so many hold it, or when at
 // least one does and no other will. While no box can be asked it waits, until the file's TTL,
-// counted from since, is over. Errors say why no box holds it.
-func (p *Placement) placeBulk(ctx context.Context, f push.File, replicas int, since time.Time) error {
+// counted from when the task was taken, is over. Errors say why no box holds it.
+func (p *Placement) placeBulk(ctx context.Context, f push.File, replicas int, t *task) error {
 	tried := map[id.BoxID]bool{}
 	copies := 0
 	var last error
@@ -285,7 +345,7 @@ func (p *Placement) placeBulk(ctx context.Context, f push.File, replicas int, si
 		copies++
 	}
 	for copies < replicas {
-		if f.TTL > 0 && time.Since(since) >= f.TTL {
+		if f.TTL > 0 && time.Since(t.taken) >= f.TTL {
 			break
 		}
 		m := p.chooseBulk(tried)
@@ -300,10 +360,10 @@ func (p *Placement) placeBulk(ctx context.Context, f push.File, replicas int, si
 			continue
 		}
 		tried[m.box.ID] = true
-		receipt, err := p.pushBulk(ctx, m, f, since)
+		receipt, err := p.pushBulk(ctx, m, f, t.taken)
 		switch {
 		case err == nil:
-			p.records.add(f.Path, f.Digest, f.Size, m.box.ID, receipt)
+			p.records.add(f, m.box.ID, receipt, taskFacts{t.extra, t.local})
 			copies++
 		case ctx.Err() != nil:
 			return ctx.Err()

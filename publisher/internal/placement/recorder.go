@@ -100,7 +100,7 @@ func (r *Records) write(ctx context.Context, batch []entry) error {
 
 func (e *entry) fields() map[string]any {
 	fields := map[string]any{}
-	for name, value := range e.extra {
+	for name, value := range e.task.extra {
 		fields[name] = value
 	}
 	fields["ID"] = string(e.first)

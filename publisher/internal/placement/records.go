@@ -35,8 +35,13 @@ type record struct {
 	size    int64
 	first   id.BoxID // that stored it
 	holders []holding
-	extra   map[string]string // other keys of the task, and MSG
-	local   LocalFile         // for what came over the queue
+	task    taskFacts
+}
+
+// taskFacts is what a record keeps of the task that its file came with; zero for a live segment.
+type taskFacts struct {
+	extra map[string]string // other keys of the task
+	local LocalFile
 }
 
 type holding struct {
@@ -102,17 +107,17 @@ func (r *Records) Lookup(path id.Path) (Placed, bool) {
 	if f == nil {
 		return Placed{}, false
 	}
-	return Placed{f.digest, f.size, f.local}, true
+	return Placed{f.digest, f.size, f.task.local}, true
 }
 
 // add notes that a box stored a file. Other bytes than the record has begin a new record.
-func (r *Records) add(path id.Path, d id.Digest, size int64, box id.BoxID, receipt push.Receipt) {
+func (r *Records) add(f push.File, box id.BoxID, receipt push.Receipt, task taskFacts) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.addHolding(path, d, size, holding{box, receipt.Expires})
+	r.addHolding(f.Path, f.Digest, f.Size, holding{box, receipt.Expires}).task = task
 }
 
-func (r *Records) addHolding(path id.Path, d id.Digest, size int64, h holding) {
+func (r *Records) addHolding(path id.Path, d id.Digest, size int64, h holding) *record {
 	f := r.files[path]
 	if f == nil || f.digest != d {
 		f = &record{digest: d, size: size, first: h.box}
@@ -124,6 +129,7 @@ func (r *Records) addHolding(path id.Path, d id.Digest, size int64, h holding) {
 		f.holders = append(f.holders, h)
 	}
 	r.soil(path)
+	return f
 }
 
 // isFirst reports whether the box is the one that stored the file first.
@@ -132,16 +138,6 @@ func (r *Records) isFirst(path id.Path, box id.BoxID) bool {
 	defer r.mu.RUnlock()
 	f := r.files[path]
 	return f != nil && f.first == box
-}
-
-// describe adds what a task said of its file.
-func (r *Records) describe(path id.Path, d id.Digest, extra map[string]string, local LocalFile) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if f := r.files[path]; f != nil && f.digest == d {
-		f.extra, f.local = extra, local
-		r.soil(path)
-	}
 }
 
 // replaceHoldings makes the records of a box what the box itself says that it holds.
