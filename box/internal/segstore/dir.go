@@ -162,6 +162,8 @@ func (d *dir) release() {
 		d.committed.Close()
 	}
 	if d.lock != nil {
+		// Not by closing alone: a process that is just being forked holds the file open too.
+		unix.Flock(int(d.lock.Fd()), unix.LOCK_UN)
 		d.lock.Close()
 	}
 	d.root.Close()

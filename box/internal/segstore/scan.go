@@ -47,7 +47,7 @@ func (s *Store) scan(d *dir) error {
 			}
 		}
 	}
-	if !d.unclean || len(s.toVerify) == 0 {
+	if d.unclean && len(s.toVerify) == 0 {
 		s.endUnclean(d)
 	}
 	for _, victim := range s.overLimit(d) {

@@ -104,6 +104,13 @@ func (s *Store) checkAncestors(m Meta) error {
 
 // Write appends b to the file. After an error the file can only be cancelled.
 func (w *Writer) Write(b []byte) (int, error) {
+	n, err := w.write(b)
+	w.hash.Write(b[:n])
+	return n, err
+}
+
+// write is Write without the digest.
+func (w *Writer) write(b []byte) (int, error) {
 	if w.ended {
 		return 0, os.ErrClosed
 	}
@@ -116,33 +123,47 @@ func (w *Writer) Write(b []byte) (int, error) {
 		more, err = w.f.Write(b[n:])
 		n += more
 	}
-	w.hash.Write(b[:n])
 	w.n += int64(n)
 	return n, w.asRefusal(err)
 }
 
-// ReadFrom appends everything that r yields, with one buffer that all writers share in turn. The
-// error is r's or the store's; io.EOF is none.
-func (w *Writer) ReadFrom(r io.Reader) (int64, error) {
-	buf := copyBuffers.Get().(*[copyBuffer]byte)
-	defer copyBuffers.Put(buf)
-	var total int64
+// ReadFrom appends everything that r yields, through two buffers that all writers share in turn:
+// while one is read and written, the other's digest is taken, which costs as much. The error is
+// r's or the store's; io.EOF is none.
+func (w *Writer) ReadFrom(r io.Reader) (total int64, err error) {
+	buf, other := copyBuffers.Get().(*[copyBuffer]byte), copyBuffers.Get().(*[copyBuffer]byte)
+	defer func() { copyBuffers.Put(buf); copyBuffers.Put(other) }()
+	var hashing sync.WaitGroup
 	for {
-		n, err := r.Read(buf[:])
-		if n > 0 {
-			m, werr := w.Write(buf[:n])
-			total += int64(m)
-			if werr != nil {
-				return total, werr
-			}
-		}
-		if err == io.EOF {
-			return total, nil
-		}
-		if err != nil {
+		n, readErr := fill(r, buf[:])
+		n, err := w.write(buf[:n])
+		total += int64(n)
+		hashing.Wait()
+		switch {
+		case err != nil:
 			return total, err
+		case readErr != nil:
+			w.hash.Write(buf[:n])
+			if readErr == io.EOF {
+				readErr = nil
+			}
+			return total, readErr
 		}
+		full := buf
+		hashing.Go(func() { w.hash.Write(full[:]) })
+		buf, other = other, buf
 	}
+}
+
+// fill reads until buf is full or r ends. Unlike io.ReadFull it keeps r's io.ErrUnexpectedEOF, a
+// connection that broke, apart from its io.EOF, the end of the file.
+func fill(r io.Reader, buf []byte) (n int, err error) {
+	for n < len(buf) && err == nil {
+		var m int
+		m, err = r.Read(buf[n:])
+		n += m
+	}
+	return n, err
 }
 
 // admit checks that n more bytes are within what the sender said and what the limit allows.
