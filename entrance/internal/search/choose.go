@@ -29,8 +29,6 @@ const (
 // Limits beyond which a box is not offered.
 const (
 	fullUpload = 0.98     // of its capacity
-	busyIdle   = 3        // percent of CPU left, together with
-	busyLoad   = 2        // processes waiting for each CPU
 	fullDisk   = 64 << 20 // bytes free, while its own limit is not reached
 )
 
@@ -53,8 +51,6 @@ func WhyNot(b *registry.Box, now time.Time) string {
 		return "its disk is full"
 	case s.NetCapacity > 0 && s.NetUp >= fullUpload*s.NetCapacity:
 		return "its upload is used up"
-	case s.CPUIdle < busyIdle && s.Load1 > busyLoad*s.CPUCount:
-		return "its CPU is overloaded"
 	}
 	return ""
 }
@@ -69,6 +65,11 @@ func WhyNotFor(b *registry.Box, from Publisher, now time.Time) string {
 		return "a publisher at a " + netaddr.ScopeOf(from.Addr).String() + " address is not sent to a " + netaddr.ScopeOf(b.Address).String() + " one"
 	}
 	return ""
+}
+
+// offered is WhyNotFor(…) == "" for many boxes: it knows the publisher's scope already.
+func offered(b *registry.Box, from netaddr.Scope, now time.Time) bool {
+	return from != netaddr.Forbidden && b.Scope >= from && b.Scope != netaddr.Forbidden && WhyNot(b, now) == ""
 }
 
 // Choose returns at most count boxes for the publisher, the best first. chance returns numbers
@@ -88,24 +89,24 @@ func Choose(boxes []*registry.Box, from Publisher, count int, now time.Time, cha
 	if count >= fewPlaces {
 		reserved = max(1, count/newShare)
 	}
-	for _, b := range ranked {
-		if len(chosen) < count-reserved && households[netaddr.Household(b.Address)] < perHousehold {
-			take(b)
-		}
-	}
-	for _, b := range newcomers(ranked, taken, now, chance) {
-		if len(chosen) < count && households[netaddr.Household(b.Address)] < perHousehold {
-			take(b)
-		}
-	}
-	// Places that are left go by rank, first to other households, then to any.
-	for _, most := range []int{perHousehold, math.MaxInt} {
-		for _, b := range ranked {
-			if len(chosen) < count && !taken[b] && households[netaddr.Household(b.Address)] < most {
+	// fill takes boxes in order until so many are chosen.
+	fill := func(list []*registry.Box, until, most int) {
+		for _, b := range list {
+			if len(chosen) >= until {
+				return
+			}
+			if !taken[b] && households[netaddr.Household(b.Address)] < most {
 				take(b)
 			}
 		}
 	}
+	fill(ranked, count-reserved, perHousehold)
+	if len(chosen) < count {
+		fill(newcomers(ranked, taken, now, chance), count, perHousehold)
+	}
+	// Places that are left go by rank, first to other households, then to any.
+	fill(ranked, count, perHousehold)
+	fill(ranked, count, math.MaxInt)
 	return chosen
 }
 
@@ -127,49 +128,59 @@ func newcomers(ranked []*registry.Box, taken map[*registry.Box]bool, now time.Ti
 
 // rank returns the boxes that may be offered, the best first.
 func rank(boxes []*registry.Box, from Publisher, now time.Time) []*registry.Box {
-	type scored struct {
-		box    *registry.Box
-		values [factorCount]float64
-		score  float64
-	}
-	var list []scored
+	scope := netaddr.ScopeOf(from.Addr)
+	ranked := make([]*registry.Box, 0, len(boxes))
+	values := make([][factorCount]float64, 0, len(boxes))
 	for _, b := range boxes {
-		if WhyNotFor(b, from, now) == "" {
-			list = append(list, scored{box: b, values: measure(b, from, now)})
+		if offered(b, scope, now) {
+			ranked = append(ranked, b)
+			values = append(values, measure(b, from, now))
 		}
 	}
-	// What is not known of a box counts as the mean of what is known of the others: neither best
-	// nor worst.
-	var means [factorCount]float64
-	for f := range means {
-		sum, n := 0.0, 0
-		for i := range list {
-			if v := list[i].values[f]; !math.IsNaN(v) {
-				sum += v
-				n++
-			}
-		}
-		means[f] = 0.5
-		if n > 0 {
-			means[f] = sum / float64(n)
-		}
+	usual := means(values)
+	type scored struct {
+		score float64
+		box   *registry.Box
 	}
-	for i := range list {
-		for f, v := range list[i].values {
+	list := make([]scored, len(ranked))
+	for i, b := range ranked {
+		list[i].box = b
+		for f, v := range values[i] {
 			if math.IsNaN(v) {
-				v = means[f]
+				v = usual[f]
 			}
 			list[i].score += weights[f] * v
 		}
 	}
 	slices.SortFunc(list, func(a, b scored) int {
-		return cmp.Or(cmp.Compare(b.score, a.score), cmp.Compare(a.box.ID, b.box.ID))
+		if c := cmp.Compare(b.score, a.score); c != 0 {
+			return c
+		}
+		return cmp.Compare(a.box.ID, b.box.ID)
 	})
-	ranked := make([]*registry.Box, len(list))
 	for i := range list {
 		ranked[i] = list[i].box
 	}
 	return ranked
+}
+
+// means returns the mean of each factor over the boxes of which it is known: what is not known of
+// a box counts as that, which is neither best nor worst.
+func means(values [][factorCount]float64) (usual [factorCount]float64) {
+	for f := range usual {
+		sum, n := 0.0, 0
+		for i := range values {
+			if v := values[i][f]; !math.IsNaN(v) {
+				sum += v
+				n++
+			}
+		}
+		usual[f] = 0.5
+		if n > 0 {
+			usual[f] = sum / float64(n)
+		}
+	}
+	return usual
 }
 
 // The factors of a box's score, each from 0 (worst) to 1 (best), or NaN where it is not known.
