@@ -2,12 +2,14 @@ package wire
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -70,6 +72,15 @@ var systemFieldByName = func() map[string]systemField {
 	return m
 }()
 
+// systemFieldByQuoted finds them by their names as they stand in JSON.
+var systemFieldByQuoted = func() map[string]systemField {
+	m := make(map[string]systemField, len(systemFields))
+	for _, f := range systemFields {
+		m[`"`+f.name+`"`] = f
+	}
+	return m
+}()
+
 // UnknownSystem returns a System of which nothing is known.
 func UnknownSystem() System {
 	var s System
@@ -122,21 +133,34 @@ func DecodeExchange(message []byte) (Exchange, error) {
 	bad := func(format string, args ...any) (Exchange, error) {
 		return x, fmt.Errorf("%w: %s", ErrFormat, fmt.Sprintf(format, args...))
 	}
-	dec := jsontext.NewDecoder(bytes.NewReader(message), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	dec := borrowDecoder(message)
+	defer returnDecoder(dec)
 	if tok, err := dec.ReadToken(); err != nil || tok.Kind() != '{' {
 		return bad("not a JSON object")
 	}
 	for dec.PeekKind() == '"' {
-		tok, err := dec.ReadToken()
+		quoted, err := dec.ReadValue()
 		if err != nil {
 			return bad("%v", err)
 		}
-		name := tok.String()
+		// Most fields are numbers of the system: their names are not copied.
+		field, number := systemFieldByQuoted[string(quoted)]
+		name := field.name
+		if !number {
+			if name, err = stringOf(quoted); err != nil {
+				return bad("%v", err)
+			}
+		}
 		value, err := dec.ReadValue()
 		if err != nil {
 			return bad("%v", err)
 		}
-		if err := x.set(name, value); err != nil {
+		if number {
+			*field.of(&x.System), err = numberOf(value)
+		} else {
+			err = x.set(name, value)
+		}
+		if err != nil {
 			return bad("%s: %v", id.Quote(name), err)
 		}
 	}
@@ -153,12 +177,9 @@ func DecodeExchange(message []byte) (Exchange, error) {
 }
 
 func (x *Exchange) set(name string, value jsontext.Value) error {
-	if f, ok := systemFieldByName[name]; ok {
-		text, err := textOf(value)
-		if err != nil {
-			return err
-		}
-		*f.of(&x.System), err = parseNumber(text)
+	if f, ok := systemFieldByName[name]; ok { // written with escapes
+		var err error
+		*f.of(&x.System), err = numberOf(value)
 		return err
 	}
 	switch name {
@@ -255,15 +276,53 @@ func (x *Exchange) setFeatures(value jsontext.Value) error {
 	return nil
 }
 
+// textOf returns a string, or a number as its text, of at most MaxField bytes.
 func textOf(value jsontext.Value) (string, error) {
-	var t Text
-	if err := json.Unmarshal(value, &t, jsontext.AllowInvalidUTF8(true)); err != nil {
-		return "", fmt.Errorf("want a string or a number")
+	if len(value) > 6*MaxField+2 { // all of it escapes
+		return "", errLongText
 	}
-	if len(t) > MaxField {
-		return "", fmt.Errorf("longer than %d bytes", MaxField)
+	var text string
+	var err error
+	switch value.Kind() {
+	case '0':
+		text = string(value)
+	case '"':
+		text, err = stringOf(value)
+	default:
+		err = errNoText
 	}
-	return string(t), nil
+	if err == nil && len(text) > MaxField {
+		err = errLongText
+	}
+	return text, err
+}
+
+var (
+	errNoText   = errors.New("want a string or a number")
+	errLongText = fmt.Errorf("longer than %d bytes", MaxField)
+)
+
+// stringOf returns a JSON string that a decoder has read.
+func stringOf(value jsontext.Value) (text string, err error) {
+	if bytes.IndexByte(value, '\\') < 0 && utf8.Valid(value) { // as nearly all are
+		return string(value[1 : len(value)-1]), nil
+	}
+	err = json.Unmarshal(value, &text, jsontext.AllowInvalidUTF8(true))
+	return text, err
+}
+
+// numberOf is parseNumber of a string or a number, without a copy where it is plain digits.
+func numberOf(value jsontext.Value) (float64, error) {
+	if digits := bytes.Trim(value, `"`); len(digits) < 32 {
+		if v, err := strconv.ParseFloat(string(digits), 64); err == nil && v >= 0 && !math.IsInf(v, 0) {
+			return v, nil
+		}
+	}
+	text, err := textOf(value)
+	if err != nil {
+		return 0, err
+	}
+	return parseNumber(text)
 }
 
 // parseNumber reads a finite number that is not negative, with or without one of the units
@@ -285,9 +344,15 @@ func parseNumber(text string) (float64, error) {
 // JSON text and FEATURES joined by commas. What is unknown is left out.
 func (x *Exchange) Flat() map[string]string {
 	flat := make(map[string]string, len(systemFields)+8)
+	x.EachFlat(func(name, value string) { flat[name] = value })
+	return flat
+}
+
+// EachFlat calls yield with each name and value of Flat once, in an order that is always the same.
+func (x *Exchange) EachFlat(yield func(name, value string)) {
 	put := func(name, value string) {
 		if value != "" {
-			flat[name] = value
+			yield(name, value)
 		}
 	}
 	put("ID", x.ID)
@@ -310,7 +375,6 @@ func (x *Exchange) Flat() map[string]string {
 	for _, f := range systemFields {
 		put(f.name, formatNumber(*f.of(&x.System)))
 	}
-	return flat
 }
 
 // ExchangeFromFlat reads what Flat made, or a flat map of another implementation. Errors as in

@@ -1,9 +1,12 @@
 package wire
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -54,9 +57,9 @@ var ErrFormat = errors.New("wrong format")
 // DecodeEnvelope reads the common fields of a request and checks that none is missing or
 // empty (wire.md section 2). Errors wrap ErrFormat.
 func DecodeEnvelope(message []byte) (Envelope, error) {
-	var e Envelope
-	if err := unmarshal(message, &e); err != nil {
-		return e, err
+	e, err := readEnvelope(message)
+	if err != nil {
+		return e, fmt.Errorf("%w: %w", ErrFormat, err)
 	}
 	for _, f := range []struct{ name, value string }{
 		{"ID", e.ID}, {"IP", e.IP}, {"TYPE", e.Type}, {"COMMAND", e.Command},
@@ -72,6 +75,82 @@ func DecodeEnvelope(message []byte) (Envelope, error) {
 		return e, fmt.Errorf("%w: PORT is missing or empty", ErrFormat)
 	}
 	return e, nil
+}
+
+// readEnvelope reads past all other fields without looking into them: every message comes
+// through here, and most of a report is of no interest yet.
+func readEnvelope(message []byte) (e Envelope, err error) {
+	dec := borrowDecoder(message)
+	defer returnDecoder(dec)
+	if tok, err := dec.ReadToken(); err != nil || tok.Kind() != '{' {
+		return e, errors.New("not a JSON object")
+	}
+	for dec.PeekKind() == '"' {
+		name, err := dec.ReadToken()
+		if err != nil {
+			return e, err
+		}
+		dest := e.field(name.String())
+		if dest == nil {
+			if err := dec.SkipValue(); err != nil {
+				return e, err
+			}
+			continue
+		}
+		value, err := dec.ReadValue()
+		if err != nil {
+			return e, err
+		}
+		if value.Kind() != '"' && dest != (*string)(&e.Port) {
+			return e, errors.New("want a string")
+		}
+		if *dest, err = textOf(value); err != nil {
+			return e, err
+		}
+	}
+	if _, err := dec.ReadToken(); err != nil {
+		return e, err
+	}
+	if _, err := dec.ReadToken(); err != io.EOF {
+		return e, errors.New("something follows the JSON object")
+	}
+	return e, nil
+}
+
+// decoders are kept: each has a kilobyte and more of its own.
+var decoders = sync.Pool{New: func() any { return new(jsontext.Decoder) }}
+
+func borrowDecoder(message []byte) *jsontext.Decoder {
+	dec := decoders.Get().(*jsontext.Decoder)
+	// Out of a Buffer, and of nothing else, it reads without a copy.
+	dec.Reset(bytes.NewBuffer(message), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	return dec
+}
+
+func returnDecoder(dec *jsontext.Decoder) {
+	dec.Reset(nobody) // so that it does not hold the message
+	decoders.Put(dec)
+}
+
+var nobody = strings.NewReader("")
+
+// field returns where the value of a name belongs, nil for names that are not the envelope's.
+func (e *Envelope) field(name string) *string {
+	switch name {
+	case "ID":
+		return &e.ID
+	case "IP":
+		return &e.IP
+	case "PORT":
+		return (*string)(&e.Port)
+	case "TYPE":
+		return &e.Type
+	case "COMMAND":
+		return &e.Command
+	case "ERROR":
+		return &e.Error
+	}
+	return nil
 }
 
 // Decode reads a message of a known COMMAND. Unknown fields are passed over. Errors wrap
