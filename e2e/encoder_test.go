@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -40,15 +41,24 @@ var (
 	formats = []format{ts, fmp4}
 )
 
+// scenes counts encoders, so that each has another picture and tone.
+var scenes atomic.Int32
+
 // encode starts ffmpeg as a live encoder into dir: a test picture with a running clock and a
 // tone, segments of 2 s, the last six of them in the playlist. flags are more of -hls_flags.
 func encode(t *testing.T, dir string, f format, flags string) *process {
 	t.Helper()
+	return encodeScene(t, dir, f, flags, int(scenes.Add(1)))
+}
+
+// encodeScene encodes the same bytes for the same scene.
+func encodeScene(t *testing.T, dir string, f format, flags string, scene int) *process {
+	t.Helper()
 	ffmpeg := needs(t, "ffmpeg", "sudo apt-get install ffmpeg")
 	args := append([]string{
 		"-hide_banner", "-loglevel", "error", "-nostdin", "-y", "-re",
-		"-f", "lavfi", "-i", "testsrc2=size=320x180:rate=25",
-		"-re", "-f", "lavfi", "-i", "sine=frequency=440:beep_factor=4:sample_rate=48000,volume=0.1",
+		"-f", "lavfi", "-i", fmt.Sprintf("testsrc2=size=320x180:rate=25,hue=h=%d", 25*scene%360),
+		"-re", "-f", "lavfi", "-i", fmt.Sprintf("sine=frequency=%d:beep_factor=4:sample_rate=48000,volume=0.1", 440+20*scene),
 		"-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-pix_fmt", "yuv420p",
 		"-g", "50", "-keyint_min", "50", "-sc_threshold", "0", "-c:a", "aac", "-b:a", "64k",
 		"-f", "hls", "-hls_time", fmt.Sprint(segmentSeconds), "-hls_list_size", "6",
