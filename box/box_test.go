@@ -3,16 +3,11 @@ package box
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,16 +15,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
-	"github.com/redis/go-redis/v9"
 	"go.uber.org/goleak"
 
 	"dandelion/pkg/config"
 	"dandelion/pkg/id"
 	"dandelion/pkg/identity"
-	"dandelion/pkg/keys"
 	"dandelion/pkg/state"
-	"dandelion/pkg/state/redistest"
 	"dandelion/pkg/wire"
 	"dandelion/pkg/wsconn"
 )
@@ -304,134 +295,6 @@ func TestCannotStart(t *testing.T) {
 	}
 }
 
-// TestDrain: a download under way comes to its end, the entrance and the publisher are told.
-func TestDrain(t *testing.T) {
-	t.Parallel()
-	e := newEntrance(t)
-	cfg := testConfig(t)
-	cfg.Entrances = []string{e.url}
-	b := start(t, cfg, state.Config{})
-	<-e.reports
-	conn := b.publisher(wire.BoxWSPath(b.ID()))
-	content := bytes.Repeat([]byte("0123456789"), 2_000_000) // more than sockets hold
-	push(t, conn, "/film", time.Hour, content)
-	resp, err := http.Get(b.base + "/" + string(pub) + "/film")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	part := make([]byte, 1000)
-	if _, err := io.ReadFull(resp.Body, part); err != nil {
-		t.Fatal(err)
-	}
-	stopped := make(chan struct{})
-	go func() { b.stop(); close(stopped) }()
-	if g := <-e.goodbyes; g.ID != string(b.ID()) || g.Reason != leaveReason {
-		t.Errorf("%+v", g)
-	}
-	if g := read[wire.Goodbye](t, conn); g.Command != wire.CommandGoodbye || g.Reason != leaveReason {
-		t.Errorf("%+v", g)
-	}
-	rest, err := io.ReadAll(resp.Body)
-	if err != nil || !bytes.Equal(append(part, rest...), content) {
-		t.Errorf("the download under way: %d bytes, %v", len(rest), err)
-	}
-	conn.Abort()
-	<-stopped
-}
-
-// entrance is a small one that records what boxes say and dials back.
-type entrance struct {
-	t        *testing.T
-	url      string
-	reports  chan wire.Exchange
-	goodbyes chan wire.Goodbye
-	probed   chan string
-}
-
-func newEntrance(t *testing.T) *entrance {
-	e := &entrance{t: t, reports: make(chan wire.Exchange, 100), goodbyes: make(chan wire.Goodbye, 10), probed: make(chan string, 10)}
-	srv := httptest.NewServer(http.HandlerFunc(e.serve))
-	t.Cleanup(srv.Close)
-	e.url = srv.URL
-	return e
-}
-
-const nonce = "a nonce of the test"
-
-func (e *entrance) serve(w http.ResponseWriter, r *http.Request) {
-	ws, err := (&websocket.Upgrader{}).Upgrade(w, r, nil)
-	if err != nil {
-		return
-	}
-	defer ws.Close()
-	for first := true; ; {
-		_, raw, err := ws.ReadMessage()
-		if err != nil {
-			return
-		}
-		if envelope, _ := wire.DecodeEnvelope(raw); envelope.Command == wire.CommandGoodbye {
-			g, _ := wire.Decode[wire.Goodbye](raw)
-			e.goodbyes <- g
-			continue
-		}
-		x, err := wire.DecodeExchange(raw)
-		if err != nil {
-			e.t.Errorf("%s: %v", raw, err)
-			return
-		}
-		e.reports <- x
-		_ = ws.WriteMessage(websocket.TextMessage, wire.Encode(wire.ExchangeReply{
-			Peer:    wire.Peer{ID: string(id.EntranceIDOf([]byte("e"))), IP: "127.0.0.1", Port: "7070", Type: wire.TypeEntrance},
-			Command: wire.CommandExchange, Message: wire.MessageAccepted, EntranceURLs: []string{}, Features: wire.Ours(),
-			Address: "127.0.0.1", Nonce: nonce, Reachable: wire.ReachableYes,
-		}))
-		if first {
-			first = false
-			go e.probe(x)
-		}
-	}
-}
-
-// probe fetches the nonce at the box's public URL, with the address that the box is seen at.
-func (e *entrance) probe(x wire.Exchange) {
-	sum := sha256.Sum256([]byte(nonce))
-	url := strings.Replace(x.EdgeBase(), "0.0.0.0", "127.0.0.1", 1) + wire.NoncePath(id.BoxID(x.ID), hex.EncodeToString(sum[:8]))
-	resp, err := http.Get(url)
-	if err != nil {
-		e.probed <- err.Error()
-		return
-	}
-	defer resp.Body.Close()
-	body, _ := io.ReadAll(resp.Body)
-	e.probed <- fmt.Sprint(resp.StatusCode, " ", string(body))
-}
-
-// TestDialBack: the nonce is found at the URL that the report names, with one port or two.
-func TestDialBack(t *testing.T) {
-	t.Parallel()
-	for _, edgeListen := range []string{"", "127.0.0.1:0"} {
-		e := newEntrance(t)
-		cfg := testConfig(t)
-		cfg.EdgeListen, cfg.Entrances = edgeListen, []string{e.url}
-		b := start(t, cfg, state.Config{})
-		if got := <-e.probed; got != "200 "+nonce {
-			t.Errorf("edge_listen %q: %s", edgeListen, got)
-		}
-		eventually(t, func() error {
-			_, body := b.get("/api/v1/box")
-			if !strings.Contains(body, "answers from outside") {
-				return errors.New(body)
-			}
-			return nil
-		})
-		if status, body := b.get("/debug/ready"); status != 200 {
-			t.Errorf("ready: %d %s", status, body)
-		}
-		b.stop()
-	}
-}
-
 func eventually(t testing.TB, f func() error) {
 	t.Helper()
 	limit := time.After(20 * time.Second)
@@ -444,111 +307,4 @@ func eventually(t testing.TB, f func() error) {
 		case <-tick.C:
 		}
 	}
-}
-
-// TestRecords: what other programs find in Redis, embedded or real (wire.md section 4).
-func TestRecords(t *testing.T) {
-	t.Parallel()
-	for name, open := range map[string]func(t *testing.T) state.Config{
-		"embedded": func(t *testing.T) state.Config { return state.Config{EmbeddedListen: freeAddr(t)} },
-		"real":     func(t *testing.T) state.Config { return state.Config{URL: redistest.Start(t)} },
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			redisConfig := open(t)
-			url := redisConfig.URL
-			if url == "" {
-				url = "redis://" + redisConfig.EmbeddedListen
-			}
-			options, err := redis.ParseURL(url)
-			if err != nil {
-				t.Fatal(err)
-			}
-			client := redis.NewClient(options)
-			defer client.Close()
-			e := newEntrance(t)
-			cfg := testConfig(t)
-			cfg.Entrances = []string{e.url}
-			b := start(t, cfg, redisConfig)
-			conn := b.publisher(wire.BoxWSPath(b.ID()))
-			push(t, conn, "/timed", time.Minute, []byte("x"))
-			push(t, conn, "/kept", 0, []byte("y"))
-
-			key := keys.Box(b.ID())
-			entrance := id.EntranceIDOf([]byte("e"))
-			eventually(t, func() error {
-				files, err := client.ZRangeWithScores(t.Context(), key.ExpireFiles(), 0, -1).Result()
-				if err != nil || len(files) != 1 || files[0].Member != "/"+string(pub)+"/timed" {
-					return fmt.Errorf("EXPIRE_FILES %v, %v", files, err)
-				}
-				if left := time.Until(time.UnixMilli(int64(files[0].Score * 1000))); left < 30*time.Second || left > time.Minute {
-					return fmt.Errorf("expires in %v", left)
-				}
-				return nil
-			})
-			for hash, want := range map[string]map[string]string{
-				key.Subscribe(pub):     {"ID": string(pub), "IP": "198.51.100.1", "TYPE": "PUBLISHER", "COMMAND": "PUBLISH", "FEATURES": "ack", "FRONT_URL": "http://198.51.100.1:7071", "ADDRESS": "127.0.0.1"},
-				key.SelfExchange():     {"ID": string(b.ID()), "TYPE": "BOX", "COMMAND": "EXCHANGE", "IP": "0.0.0.0"},
-				key.Exchange(entrance): {"ID": string(entrance), "TYPE": "ENTRANCE", "MESSAGE": "ACCEPTED"},
-			} {
-				eventually(t, func() error {
-					got, err := client.HGetAll(t.Context(), hash).Result()
-					for field, value := range want {
-						if got[field] != value {
-							return fmt.Errorf("%s: %s is %q, %v", hash, field, got[field], err)
-						}
-					}
-					return nil
-				})
-			}
-			for hash, expires := range map[string]bool{key.Subscribe(pub): true, key.Exchange(entrance): true, key.SelfExchange(): false} {
-				ttl, err := client.TTL(t.Context(), hash).Result()
-				if err != nil || (ttl > 0) != expires {
-					t.Errorf("%s: TTL %v, %v", hash, ttl, err)
-				}
-			}
-			if err := conn.WriteText(wire.Encode(wire.Delete{
-				Peer: wire.Peer{ID: string(pub), IP: "x", Type: wire.TypePublisher}, Command: wire.CommandDelete, FilePaths: []string{"/timed"},
-			})); err != nil {
-				t.Fatal(err)
-			}
-			eventually(t, func() error {
-				if n, err := client.ZCard(t.Context(), key.ExpireFiles()).Result(); n != 0 || err != nil {
-					return fmt.Errorf("%d left, %v", n, err)
-				}
-				return nil
-			})
-		})
-	}
-}
-
-// TestRedisDown: a box whose Redis does not answer takes files and serves them.
-func TestRedisDown(t *testing.T) {
-	t.Parallel()
-	b := start(t, testConfig(t), state.Config{URL: "redis://" + freeAddr(t)})
-	conn := b.publisher(wire.BoxWSPath(b.ID()))
-	// More than its queue holds, so that nothing may wait for it.
-	for i := range 50 {
-		push(t, conn, id.Path(fmt.Sprintf("/f%d", i)), time.Minute, []byte("x"))
-	}
-	for range 2 * recordQueue {
-		b.records.Deleted(pub, "/x")
-	}
-	if status, body := b.get("/" + string(pub) + "/f49"); status != 200 || body != "x" {
-		t.Errorf("%d %q", status, body)
-	}
-	if _, metrics := b.get("/metrics"); strings.Contains(metrics, "dandelion_box_records_dropped_total 0\n") {
-		t.Error("nothing is counted as dropped")
-	}
-}
-
-// freeAddr returns a loopback address that nobody listens on now.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
 }

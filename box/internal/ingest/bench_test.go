@@ -26,8 +26,9 @@ import (
 // BenchmarkPush pushes acknowledged files, one at a time, beside the same bytes over a bare TCP
 // connection copied into a file and acknowledged with one byte; the two take turns. It reports
 // push's throughput as a part of TCP's (target: 0.85 and more), and push's p99 as a multiple of
-// TCP's (1.5 and less). sha256 is the part of TCP's throughput that hashing alone would allow: no
-// push can be faster than that without a second core.
+// TCP's (1.5 and less). best is the ratio of the two fastest, which a busy machine disturbs least.
+// sha256 is how much faster than TCP hashing alone is: a push does both, on cores that it may not
+// have.
 func BenchmarkPush(b *testing.B) {
 	for _, size := range []int{1 << 20, 6 << 20} {
 		b.Run(fmt.Sprintf("%dMB", size>>20), func(b *testing.B) { benchmarkPush(b, size) })
@@ -52,9 +53,10 @@ func benchmarkPush(b *testing.B, size int) {
 		hashing += timed(func() { id.DigestOf(content) })
 	}
 	b.ReportMetric(float64(size)*float64(len(pushes))/sum(pushes).Seconds()/1e6, "push_MB/s")
-	b.ReportMetric(sum(raws).Seconds()/sum(pushes).Seconds(), "push/tcp")
+	b.ReportMetric(part(raws, 50)/part(pushes, 50), "push/tcp")
+	b.ReportMetric(part(raws, 0)/part(pushes, 0), "best_push/tcp")
 	b.ReportMetric(float64(sum(raws))/float64(hashing), "sha256/tcp")
-	b.ReportMetric(p99(pushes).Seconds()/p99(raws).Seconds(), "p99/tcp_p99")
+	b.ReportMetric(part(pushes, 99)/part(raws, 99), "p99/tcp_p99")
 }
 
 func timed(f func()) time.Duration {
@@ -70,9 +72,10 @@ func sum(all []time.Duration) (total time.Duration) {
 	return total
 }
 
-func p99(all []time.Duration) time.Duration {
+// part returns the time in seconds that so many percent of all are not above.
+func part(all []time.Duration, percent int) float64 {
 	sorted := slices.Sorted(slices.Values(all))
-	return sorted[len(sorted)*99/100]
+	return sorted[min(len(sorted)*percent/100, len(sorted)-1)].Seconds()
 }
 
 // keep is how many files each side leaves on disk, so that both write to as many.
