@@ -107,6 +107,7 @@ func checkDisk(t testing.TB, s *Store) map[string]bool {
 	for _, d := range s.dirs() {
 		want := make(map[string]*entry)
 		var used int64
+		s.mu.Lock()
 		for _, p := range s.publishers {
 			for _, e := range p.files {
 				if e.dir == d {
@@ -118,6 +119,7 @@ func checkDisk(t testing.TB, s *Store) map[string]bool {
 		if d.used != used || d.files != len(want) || d.reserved != 0 {
 			t.Errorf("%s: accounts say %d bytes, %d files, %d incoming; the index %d and %d", d.path, d.used, d.files, d.reserved, used, len(want))
 		}
+		s.mu.Unlock()
 		committed, err := os.ReadDir(filepath.Join(d.path, committedDir))
 		if err != nil {
 			t.Fatal(err)
