@@ -7,13 +7,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
 	"path/filepath"
 	"strconv"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,6 +21,7 @@ import (
 	"dandelion/box/internal/ingest"
 	"dandelion/box/internal/report"
 	"dandelion/box/internal/segstore"
+	"dandelion/pkg/daemon"
 	"dandelion/pkg/geo"
 	"dandelion/pkg/id"
 	"dandelion/pkg/identity"
@@ -75,11 +74,11 @@ func New(cfg Config, redis state.Config, log *slog.Logger) (_ *Box, err error) {
 		return nil, err
 	}
 	b.id = id.BoxIDOf(b.identity.PublicKey)
-	if b.listener, err = listen("listen", cfg.Listen); err != nil {
+	if b.listener, err = daemon.Listen("box.listen", cfg.Listen); err != nil {
 		return nil, err
 	}
 	if cfg.EdgeListen != "" {
-		if b.edgeListener, err = listen("edge_listen", cfg.EdgeListen); err != nil {
+		if b.edgeListener, err = daemon.Listen("box.edge_listen", cfg.EdgeListen); err != nil {
 			return nil, err
 		}
 	}
@@ -97,19 +96,6 @@ func New(cfg Config, redis state.Config, log *slog.Logger) (_ *Box, err error) {
 	}
 	b.wire(redis)
 	return b, nil
-}
-
-func listen(field, addr string) (net.Listener, error) {
-	ln, err := net.Listen("tcp", addr)
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("box.%s: another program uses %s: stop it, or set box.%s to another port", field, addr, field)
-	case errors.Is(err, fs.ErrPermission):
-		return nil, fmt.Errorf("box.%s: this user may not listen on %s: set box.%s to a port above 1023", field, addr, field)
-	case err != nil:
-		return nil, fmt.Errorf("box.%s: cannot listen on %s (%w): set it to an address of this machine, or to a port alone, such as :7072", field, addr, err)
-	}
-	return ln, nil
 }
 
 // wire makes the parts in the order in which they need each other.

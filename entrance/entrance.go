@@ -27,6 +27,7 @@ import (
 	"dandelion/entrance/internal/search"
 	"dandelion/pkg/access"
 	"dandelion/pkg/config"
+	"dandelion/pkg/daemon"
 	"dandelion/pkg/debugweb"
 	"dandelion/pkg/geo"
 	"dandelion/pkg/httperr"
@@ -74,8 +75,8 @@ func New(ctx context.Context, cfg Config, redis state.Config, log *slog.Logger) 
 		return nil, err
 	}
 	e.id = id.EntranceIDOf(e.identity.PublicKey)
-	if e.listener, err = net.Listen("tcp", cfg.Listen); err != nil {
-		return nil, fmt.Errorf("entrance.listen: %w: stop what uses the port, or choose another", err)
+	if e.listener, err = daemon.Listen("entrance.listen", cfg.Listen); err != nil {
+		return nil, err
 	}
 	if cfg.GeoIPDB != "" {
 		if e.places, err = geo.Open(cfg.GeoIPDB); err != nil {

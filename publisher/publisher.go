@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"dandelion/pkg/config"
+	"dandelion/pkg/daemon"
 	"dandelion/pkg/debugweb"
 	"dandelion/pkg/front"
 	"dandelion/pkg/id"
@@ -63,8 +64,8 @@ func New(ctx context.Context, cfg Config, redis state.Config, log *slog.Logger) 
 		return nil, err
 	}
 	p.id = id.PublisherIDOf(p.identity.PublicKey)
-	if p.listener, err = net.Listen("tcp", cfg.Listen); err != nil {
-		return nil, fmt.Errorf("publisher.listen: %w: stop what uses the port, or choose another", err)
+	if p.listener, err = daemon.Listen("publisher.listen", cfg.Listen); err != nil {
+		return nil, err
 	}
 	if p.state, err = state.Open(ctx, redis, filepath.Join(cfg.DataDir, "state"), log); err != nil {
 		return nil, err

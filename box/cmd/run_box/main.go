@@ -3,13 +3,11 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
-	"os"
 
 	"dandelion/box"
 	"dandelion/pkg/config"
-	"dandelion/pkg/lifecycle"
+	"dandelion/pkg/daemon"
 	"dandelion/pkg/state"
 )
 
@@ -22,22 +20,11 @@ func main() {
 			{Name: "box", Value: &cfg, Doc: "The edge: keeps segments and serves them."},
 		},
 	}
-	if done, status := program.Parse(os.Args[1:], os.Environ(), os.Stdout, os.Stderr); done {
-		os.Exit(status)
-	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	ctx, stop := lifecycle.SignalContext(context.Background(), log)
-	defer stop()
-	if err := run(ctx, cfg, redis, log); err != nil {
-		fmt.Fprintln(os.Stderr, "run_box:", err)
-		os.Exit(1)
-	}
-}
-
-func run(ctx context.Context, cfg box.Config, redis state.Config, log *slog.Logger) error {
-	b, err := box.New(cfg, redis, log)
-	if err != nil {
-		return err
-	}
-	return b.Run(ctx)
+	daemon.Main(program, func(ctx context.Context, log *slog.Logger) error {
+		peer, err := box.New(cfg, redis, log)
+		if err != nil {
+			return err
+		}
+		return peer.Run(ctx)
+	})
 }

@@ -3,12 +3,10 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
-	"os"
 
 	"dandelion/pkg/config"
-	"dandelion/pkg/lifecycle"
+	"dandelion/pkg/daemon"
 	"dandelion/pkg/state"
 	"dandelion/publisher"
 )
@@ -22,22 +20,11 @@ func main() {
 			{Name: "publisher", Value: &cfg, Doc: "The caster's side."},
 		},
 	}
-	if done, status := program.Parse(os.Args[1:], os.Environ(), os.Stdout, os.Stderr); done {
-		os.Exit(status)
-	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	ctx, stop := lifecycle.SignalContext(context.Background(), log)
-	defer stop()
-	if err := run(ctx, cfg, redis, log); err != nil {
-		fmt.Fprintln(os.Stderr, "run_publisher:", err)
-		os.Exit(1)
-	}
-}
-
-func run(ctx context.Context, cfg publisher.Config, redis state.Config, log *slog.Logger) error {
-	p, err := publisher.New(ctx, cfg, redis, log)
-	if err != nil {
-		return err
-	}
-	return p.Run(ctx)
+	daemon.Main(program, func(ctx context.Context, log *slog.Logger) error {
+		peer, err := publisher.New(ctx, cfg, redis, log)
+		if err != nil {
+			return err
+		}
+		return peer.Run(ctx)
+	})
 }
