@@ -80,6 +80,7 @@ type plan struct {
 	boxes    int // -1: none yet
 	replicas int
 	redis    string // URL for the publisher; "": embedded
+	embedded string // address where the publisher's embedded state is reached
 	extra    string // more YAML of the publisher, indented by two spaces
 }
 
@@ -105,8 +106,8 @@ func newFleet(t *testing.T, p plan) *fleet {
 	dir = filepath.Join(f.dir, "publisher")
 	config := fmt.Sprintf("publisher:\n  data_dir: %q\n  entrances: [%q]\n  replicas: %d\n", filepath.Join(dir, "data"), f.entrance.url(), p.replicas) +
 		p.extra + fmt.Sprintf("  streams:\n    - name: %s\n      source: %q\n", stream, "dir:"+f.source)
-	if p.redis != "" {
-		config = fmt.Sprintf("redis:\n  url: %q\n", p.redis) + config
+	if p.redis != "" || p.embedded != "" {
+		config = fmt.Sprintf("redis:\n  url: %q\n  embedded_listen: %q\n", p.redis, p.embedded) + config
 	}
 	f.publisher = newDaemon(t, "run_publisher", "publisher", dir, config)
 	f.awaitBoxes(max(p.boxes, 0))

@@ -53,10 +53,13 @@ func watching(t *testing.T, url string, n int) []*watch.Player {
 // awaitPlayed waits until each viewer has played so much more than now.
 func awaitPlayed(t *testing.T, players []*watch.Player, length time.Duration) {
 	t.Helper()
+	begin := make([]time.Duration, len(players))
 	for i, p := range players {
-		begin := p.Report().Played
+		begin[i] = p.Report().Played
+	}
+	for i, p := range players {
 		eventually(t, patience+2*length, func() error {
-			if played := p.Report().Played - begin; played < length {
+			if played := p.Report().Played - begin[i]; played < length {
 				return fmt.Errorf("viewer %d played %v of %v: %+v", i, played, length, p.Report())
 			}
 			return nil
