@@ -9,6 +9,7 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/netip"
 	"path"
@@ -106,12 +107,18 @@ func (e *Edge) least() int64 {
 	return max(1, int64(float64(e.cfg.MinRate)*e.cfg.RateWindow.Seconds()))
 }
 
+// everyAnswer has the headers that all answers carry, errors too: a player in a page of another
+// origin must be able to read them. The values are shared; nobody changes them.
+var everyAnswer = http.Header{
+	"Access-Control-Allow-Origin":   {"*"},
+	"Access-Control-Expose-Headers": {"Content-Length, Content-Range, ETag"},
+	"Timing-Allow-Origin":           {"*"},
+	"X-Content-Type-Options":        {"nosniff"},
+}
+
 func (e *Edge) answer(w *response, r *http.Request, d *Delivery) {
 	h := w.Header()
-	h.Set("Access-Control-Allow-Origin", "*")
-	h.Set("Access-Control-Expose-Headers", "Content-Length, Content-Range, ETag")
-	h.Set("Timing-Allow-Origin", "*")
-	h.Set("X-Content-Type-Options", "nosniff")
+	maps.Copy(h, everyAnswer)
 	if r.ContentLength != 0 {
 		// Nobody waits here for the rest of a body that nobody asked for.
 		h.Set("Connection", "close")
