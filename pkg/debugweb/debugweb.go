@@ -9,7 +9,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"net/http/pprof"
 	"net/netip"
 	"time"
 
@@ -47,7 +46,7 @@ type Options struct {
 //	/debug/health    200 while the process answers at all
 //	/debug/ready     200 or 503, and JSON: {"ready": false, "checks": [{"name", "ready", "reason"}]}
 //	/metrics         the metrics, in Prometheus' text format
-//	/debug/pprof/    profiles of Go's runtime
+//	/debug/pprof/…   profiles of Go's runtime, for `go tool pprof`
 //
 // Who asks from another machine gets 403.
 func New(o Options) http.Handler {
@@ -59,12 +58,7 @@ func New(o Options) http.Handler {
 		ErrorHandling:       promhttp.ContinueOnError,
 		MaxRequestsInFlight: scrapesAtOnce,
 	}))
-	mux.HandleFunc("GET /debug/pprof/", pprof.Index) // and all profiles with a name
-	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
-	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
-	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("POST /debug/pprof/symbol", pprof.Symbol)
+	mux.Handle("GET /debug/pprof/{name}", httperr.Wrap(o.Log, profile))
 
 	return httperr.Wrap(o.Log, func(w http.ResponseWriter, r *http.Request) error {
 		if err := access.Check(r, access.Debug, o.TrustedProxies); err != nil {

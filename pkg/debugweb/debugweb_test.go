@@ -42,10 +42,10 @@ func TestPages(t *testing.T) {
 			body: `{"ready":false,"checks":[{"name":"disk","ready":true},{"name":"redis","ready":false,"reason":"redis at 127.0.0.1:1 does not answer"}]}`,
 		},
 		"metrics":       {path: "/metrics", status: 200, body: "\ndandelion_test_answers_total 42\n"},
-		"profiles":      {path: "/debug/pprof/", status: 200, body: "goroutine"},
+		"no profile":    {path: "/debug/pprof/nothing", status: 404, body: "heap, allocs, goroutine"},
+		"bad seconds":   {path: "/debug/pprof/profile?seconds=0", status: 400, body: "from 1 to"},
+		"CPU profile":   {path: "/debug/pprof/profile?seconds=1", status: 200},
 		"named profile": {path: "/debug/pprof/goroutine?debug=1", status: 200, body: "goroutine profile"},
-		"command line":  {path: "/debug/pprof/cmdline", status: 200, body: "test"},
-		"symbol":        {path: "/debug/pprof/symbol", method: "POST", status: 200, body: "num_symbols"},
 		"nothing there": {path: "/debug/else", status: 404},
 		"wrong method":  {path: "/debug/ready", method: "POST", status: 405},
 	}
@@ -76,7 +76,7 @@ func TestPages(t *testing.T) {
 func TestThisMachineOnly(t *testing.T) {
 	t.Parallel()
 	h := New(options(t, Check{"never asked", func(context.Context) error { t.Error("a stranger made a check run"); return nil }}))
-	for _, path := range []string{"/debug/health", "/debug/ready", "/metrics", "/debug/pprof/", "/debug/pprof/cmdline"} {
+	for _, path := range []string{"/debug/health", "/debug/ready", "/metrics", "/debug/pprof/heap"} {
 		for name, change := range map[string]func(*http.Request){
 			"another machine":  func(r *http.Request) { r.RemoteAddr = "192.0.2.1:5" },
 			"behind a proxy":   func(r *http.Request) { r.Header.Set("X-Forwarded-For", "127.0.0.1") },
