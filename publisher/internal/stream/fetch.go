@@ -55,6 +55,10 @@ func (s *Stream) fetch(now time.Time, r *rendition, l source.Listing, i int) (*e
 	return e, nil
 }
 
+// copiedQuiet is how long a file that is newer than its playlist must not change to count as
+// whole.
+const copiedQuiet = 30 * time.Second
+
 // complete reports whether a listed file is whole. What a playlist lists is complete, but
 // only when the playlist was written after it: an encoder that restarts begins to write the
 // names that its old playlist still lists.
@@ -74,9 +78,12 @@ func (s *Stream) complete(now time.Time, r *rendition, l source.Listing, i int, 
 		return nil
 	}
 	// A copied directory has its files in any order: what does not change any more is whole.
-	sequence := l.Media.Sequence + uint64(i)
+	quiet := copiedQuiet
+	if l.Media.Ended {
+		quiet = 2 * time.Duration(l.Media.TargetDuration) * time.Second
+	}
 	w := &r.waitFor
-	if w.sequence == sequence && w.stat == f.Was && now.Sub(w.statAt) >= 2*time.Duration(l.Media.TargetDuration)*time.Second {
+	if w.sequence == l.Media.Sequence+uint64(i) && w.stat == f.Was && now.Sub(w.statAt) >= quiet {
 		return nil
 	}
 	return errNotYet

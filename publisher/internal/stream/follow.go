@@ -22,17 +22,19 @@ type tracker struct {
 	epoch      uint64 // counts them
 	epochFirst uint64 // the first number that was listed in it
 	next       uint64 // the number that is expected next
+	listFirst  uint64 // the first number that was listed last
 	started    bool   // there was an entry ever
 	broken     bool   // what comes next does not continue what came before
 
 	// Of this process only.
-	seen      *playlist.Media // the listing that was looked at last
-	listFirst uint64          // its first number
-	waiting   bool            // it must be looked at again although it is the same
-	verified  bool            // the listings were seen to continue the window
-	live      bool            // the encoder was seen to be at work
-	fellAt    time.Time       // since when the numbers are lower than they were
-	waitFor   waited
+	seen     *playlist.Media // the listing that was looked at last
+	written  time.Time       // when the encoder wrote it
+	waiting  bool            // it must be looked at again although it is the same
+	verified bool            // the listings were seen to continue the window
+	live     bool            // the encoder was seen to be at work
+	fellAt   time.Time       // since when the numbers are lower than they were, and in which
+	fellIn   *playlist.Media // listing that was seen first
+	waitFor  waited
 }
 
 // waited is the segment that is listed but cannot be copied yet.
@@ -68,10 +70,11 @@ func (s *Stream) update(ctx context.Context, now time.Time, u source.Update) {
 // ingest adds the segments of a listing that are new.
 func (s *Stream) ingest(ctx context.Context, now time.Time, r *rendition, l source.Listing) {
 	m := l.Media
-	if m == r.seen && !r.waiting || len(m.Entries) == 0 {
+	// The same text written again can be another encoder's.
+	if m == r.seen && l.Written.Equal(r.written) && !r.waiting || len(m.Entries) == 0 {
 		return
 	}
-	r.seen = m
+	r.seen, r.written = m, l.Written
 	s.learn(r, m)
 	first, ok := s.compare(now, r, l)
 	r.waiting = !ok
@@ -116,7 +119,7 @@ func (s *Stream) compare(now time.Time, r *rendition, l source.Listing) (first i
 	m := l.Media
 	end := m.Sequence + uint64(len(m.Entries))
 	s.mu.Lock()
-	known := r.newestIn(m.Sequence, end)
+	known := r.knownIn(m.Sequence, end)
 	s.mu.Unlock()
 
 	switch {
@@ -124,40 +127,46 @@ func (s *Stream) compare(now time.Time, r *rendition, l source.Listing) (first i
 		s.mu.Lock()
 		r.met, r.epochFirst, r.next = true, m.Sequence, m.Sequence
 		s.mu.Unlock()
-	case known != nil:
-		same, sure := s.same(r, l, known, m.Entries[known.Origin.Sequence-m.Sequence])
-		if !sure {
+	case len(known) > 0:
+		switch s.same(l, known) {
+		case unsure:
 			return 0, false
-		}
-		if !same {
+		case another:
 			s.restarted(r, m)
+		case unknown:
+			if !r.fellAt.IsZero() {
+				s.restarted(r, m)
+			} else if !r.verified {
+				s.breaks(r, r.next)
+			}
 		}
-	case end < r.next && m.Sequence == r.listFirst && !r.patient(now):
+	case end < r.next && m.Sequence == r.listFirst && !r.fell(now, m):
 		return 0, false
 	case end < r.next || end == r.next && m.Sequence < r.listFirst:
 		s.restarted(r, m)
-	case m.Sequence > r.next || m.Sequence == r.next && !r.verified:
+	case m.Sequence > r.next || m.Sequence == r.next && (r.want > 1 || !r.verified):
+		// The number alone does not say that it goes on: an encoder that lists several segments
+		// would still list one that we know.
 		if r.started {
 			s.log.Warn("segments were missed, viewers get a discontinuity", "rendition", r.name,
 				"next", r.next, "listed_from", m.Sequence)
 		}
-		s.mu.Lock()
-		r.broken, r.next = true, m.Sequence
-		s.mu.Unlock()
+		s.breaks(r, m.Sequence)
 	}
-	r.verified, r.fellAt = true, time.Time{}
+	r.verified, r.fellAt, r.fellIn = true, time.Time{}, nil
 	if r.next <= m.Sequence {
 		return 0, true
 	}
 	return int(min(r.next-m.Sequence, uint64(len(m.Entries)))), true
 }
 
-// patient reports whether the numbers have been lower for long enough.
-func (t *tracker) patient(now time.Time) bool {
+// fell reports whether the numbers are lower than before for good: in another listing, too,
+// and for long enough.
+func (t *tracker) fell(now time.Time, m *playlist.Media) bool {
 	if t.fellAt.IsZero() {
-		t.fellAt = now
+		t.fellAt, t.fellIn = now, m
 	}
-	return now.Sub(t.fellAt) >= fellPatience
+	return m != t.fellIn && now.Sub(t.fellAt) >= fellPatience
 }
 
 // restarted begins a new epoch.
@@ -170,57 +179,81 @@ func (s *Stream) restarted(r *rendition, m *playlist.Media) {
 	r.epochFirst, r.next, r.broken = m.Sequence, m.Sequence, true
 }
 
-// newestIn returns the newest entry of this epoch with an encoder's number in [from, to).
-func (r *rendition) newestIn(from, to uint64) *entry {
-	for i := len(r.entries) - 1; i >= 0; i-- {
-		o := &r.entries[i].Origin
-		if o.Epoch != r.epoch || o.Sequence < from {
-			return nil
-		}
-		if o.Sequence < to {
-			return r.entries[i]
-		}
-	}
-	return nil
+// breaks makes what comes next, expected to be that number, a discontinuity.
+func (s *Stream) breaks(r *rendition, next uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r.broken, r.next = true, next
 }
 
-// same reports whether an entry that we have is the one that is listed now under its number,
-// or whether the encoder restarted and the number means something else. Names decide, then
-// the file: an encoder that restarts writes the same names again. sure is false when the
-// file is being written.
+// knownIn returns the entries of this epoch with an encoder's number in [from, to), newest first.
+func (r *rendition) knownIn(from, to uint64) []*entry {
+	var known []*entry
+	for _, e := range slices.Backward(r.entries) {
+		if e.Origin.Epoch != r.epoch || e.Origin.Sequence < from {
+			break
+		}
+		if e.Origin.Sequence < to {
+			known = append(known, e)
+		}
+	}
+	return known
+}
+
+// verdict is whether numbers still mean the segments that they meant.
+type verdict int
+
+const (
+	alike   verdict = iota // they do
+	another                // the encoder restarted, and they mean something else
+	unknown                // the names are the same, and no file is left to compare
+	unsure                 // ask again: a file is being written
+)
+
+// same compares the entries that we have, newest first, with those that are listed now under
+// their numbers. Names decide, then the file: an encoder that restarts writes the same names
+// again.
 //
-// Only the newest entry that both sides have is compared: with encoders that write a ring of
+// Only the newest entry whose file is there is compared: with encoders that write a ring of
 // files the oldest one listed can be overwritten already.
-func (s *Stream) same(r *rendition, l source.Listing, known *entry, listed playlist.Entry) (same, sure bool) {
-	o := known.Origin
-	if o.URI != listed.URI || (o.Range == nil) != (listed.Range == nil) || o.Range != nil && *o.Range != *listed.Range {
-		return false, true
+func (s *Stream) same(l source.Listing, known []*entry) verdict {
+	for _, e := range known {
+		o, listed := e.Origin, l.Media.Entries[e.Origin.Sequence-l.Media.Sequence]
+		if o.URI != listed.URI || (o.Range == nil) != (listed.Range == nil) || o.Range != nil && *o.Range != *listed.Range {
+			return another
+		}
+		if e.Listed.Gap {
+			continue
+		}
+		f, err := s.src.Open(l.Path, listed.URI)
+		if err != nil {
+			continue // deleted, most likely
+		}
+		defer f.Close()
+		return s.sameFile(l, e, f)
 	}
-	if known.Listed.Gap {
-		return true, true
+	return unknown
+}
+
+func (s *Stream) sameFile(l source.Listing, e *entry, f *source.File) verdict {
+	part := e.Origin.Range
+	if f.Was == e.Origin.Stat {
+		return alike
 	}
-	f, err := s.src.Open(l.Path, listed.URI)
-	if err != nil {
-		return true, true // deleted, most likely; the name is all there is
+	if part == nil && f.Was.Modified > l.Written.UnixNano() {
+		return alike // written again after the playlist that lists it: that playlist is old
 	}
-	defer f.Close()
-	if f.Was == o.Stat {
-		return true, true
+	digest, err := digestOf(f, part)
+	if is, nowErr := f.Now(); err != nil || nowErr != nil || part == nil && is != f.Was {
+		return unsure
 	}
-	if listed.Range == nil && f.Was.Modified > l.Written.UnixNano() {
-		return true, true // written again after the playlist that lists it: that playlist is old
-	}
-	digest, err := digestOf(f, listed.Range)
-	if is, nowErr := f.Now(); err != nil || nowErr != nil || listed.Range == nil && is != f.Was {
-		return false, false
-	}
-	if digest != known.Digest {
-		return false, true
+	if digest != e.Digest {
+		return another
 	}
 	s.mu.Lock()
-	known.Origin.Stat = f.Was
+	e.Origin.Stat = f.Was
 	s.mu.Unlock()
-	return true, true
+	return alike
 }
 
 func digestOf(f *source.File, part *playlist.Range) (id.Digest, error) {

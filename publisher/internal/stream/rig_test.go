@@ -39,9 +39,10 @@ type rig struct {
 }
 
 type parsedPlaylist struct {
-	text  string
-	media *playlist.Media
-	multi *playlist.Multivariant
+	text    string
+	media   *playlist.Media
+	multi   *playlist.Multivariant
+	written time.Time
 }
 
 func newRig(t testing.TB) *rig {
@@ -158,24 +159,25 @@ func (r *rig) look() {
 		if err != nil {
 			r.t.Fatal(err)
 		}
-		p, ok := r.parsed[name]
-		if !ok || p.text != string(b) {
-			was := p
-			p.text = string(b)
-			if p.media, p.multi, err = playlist.Parse(b); err != nil {
-				p, r.problem = was, err // as the source does: the last good one stays
-			}
-			r.parsed[name] = p
-		}
 		info, err := os.Stat(full)
 		if err != nil {
 			r.t.Fatal(err)
 		}
+		p := r.parsed[name]
+		if p.text != string(b) {
+			p.media, p.multi, err = playlist.Parse(b)
+		}
+		if err != nil {
+			p, r.problem = r.parsed[name], err // as the source does: the last good one stays
+		} else {
+			p.text, p.written = string(b), info.ModTime()
+		}
+		r.parsed[name] = p
 		if p.multi != nil {
 			u.Multivariant = &source.Multivariant{Path: name, Playlist: p.multi}
 		}
 		if p.media != nil {
-			u.Listings = append(u.Listings, source.Listing{Path: name, Media: p.media, Written: info.ModTime()})
+			u.Listings = append(u.Listings, source.Listing{Path: name, Media: p.media, Written: p.written})
 		}
 	}
 	r.s.update(context.Background(), r.now, u)

@@ -43,6 +43,7 @@ type renditionState struct {
 	Epoch           uint64              `json:"epoch"`
 	EpochFirst      uint64              `json:"epoch_first"`
 	Next            uint64              `json:"next"`
+	ListFirst       uint64              `json:"list_first"`
 	Started         bool                `json:"started"`
 	Broken          bool                `json:"broken,omitempty"`
 	Entries         []entry             `json:"entries"`
@@ -95,7 +96,7 @@ func (s *Stream) snapshot() (*stateFile, map[*rendition]promise) {
 		rs := renditionState{
 			Path: r.path, Name: r.name, Listed: r.listed, First: r.first, Discontinuities: r.discontinuities,
 			TargetDuration: r.targetDuration, Protocol: r.version, Header: r.header, Want: r.want, Ended: r.ended, Target: r.target,
-			Met: r.met, Epoch: r.epoch, EpochFirst: r.epochFirst, Next: r.next, Started: r.started, Broken: r.broken,
+			Met: r.met, Epoch: r.epoch, EpochFirst: r.epochFirst, Next: r.next, ListFirst: r.listFirst, Started: r.started, Broken: r.broken,
 			Entries: make([]entry, len(r.entries)), Assets: map[string]assetRef{},
 		}
 		for i, e := range r.entries {
@@ -212,7 +213,7 @@ func (s *Stream) restoreRendition(now time.Time, rs *renditionState, there map[i
 		path: rs.Path, name: rs.Name, listed: rs.Listed, first: rs.First, discontinuities: rs.Discontinuities,
 		targetDuration: rs.TargetDuration, version: rs.Protocol, header: rs.Header, want: rs.Want, ended: rs.Ended, target: rs.Target,
 		tracker: tracker{
-			met: rs.Met, epoch: rs.Epoch, epochFirst: rs.EpochFirst, next: rs.Next, started: rs.Started, broken: rs.Broken,
+			met: rs.Met, epoch: rs.Epoch, epochFirst: rs.EpochFirst, next: rs.Next, listFirst: rs.ListFirst, started: rs.Started, broken: rs.Broken,
 		},
 		assets: map[string]assetRef{},
 		onDisk: promise{target: rs.Target, targetDuration: rs.TargetDuration, ended: rs.Ended},
@@ -223,11 +224,23 @@ func (s *Stream) restoreRendition(now time.Time, rs *renditionState, there map[i
 			s.hold(a.Path, a.Digest, a.Size, true)
 		}
 	}
+	lost := 0 // entries up to the last that had left the playlist and whose file was deleted since
 	for i := range rs.Entries {
 		e := &rs.Entries[i]
 		e.released = true
-		s.restoreFiles(r, e, there, verify)
+		err := s.restoreFiles(e, there, verify)
 		r.entries = append(r.entries, e)
+		switch {
+		case err == nil:
+		case r.number(i) < r.target:
+			lost = i + 1
+		default:
+			s.log.Warn("a segment of the window is gone from disk", "rendition", r.name, "path", e.Path, "err", err)
+		}
+	}
+	r.start = r.index(r.target)
+	for range lost {
+		s.forget(r)
 	}
 	r.shown, r.start = len(r.entries), r.index(r.target)
 	length := r.span(r.start, r.shown)
@@ -242,14 +255,13 @@ func (s *Stream) restoreRendition(now time.Time, rs *renditionState, there map[i
 
 // restoreFiles holds what an entry needs, as far as it is still there. An entry whose file is
 // gone stays as it was shown: boxes may have it.
-func (s *Stream) restoreFiles(r *rendition, e *entry, there map[id.Path]assetState, verify bool) {
+func (s *Stream) restoreFiles(e *entry, there map[id.Path]assetState, verify bool) error {
 	if e.Listed.Gap {
-		return
+		return nil
 	}
-	if err := s.window.adopt(e.Digest, e.Size, verify); err != nil {
-		e.fileLost = true
-		s.log.Warn("a segment of the window is gone from disk", "rendition", r.name, "path", e.Path, "err", err)
-	} else {
+	err := s.window.adopt(e.Digest, e.Size, verify)
+	e.fileLost = err != nil
+	if err == nil {
 		held := s.hold(e.Path, e.Digest, e.Size, false)
 		if expires := e.Complete.Add(e.TTL); expires.After(held.expires) {
 			held.expires = expires
@@ -263,6 +275,7 @@ func (s *Stream) restoreFiles(r *rendition, e *entry, there map[id.Path]assetSta
 		}
 	}
 	e.Needs = needs
+	return err
 }
 
 // bootID names this run of the machine.
