@@ -30,10 +30,8 @@ func (c content) Locate(path id.Path, viewer netip.Addr, avoid []id.BoxID) (fron
 	if !ok || loc.Own {
 		return loc, ok
 	}
-	escaped := "/" + string(c.p.id) + escape(path)
-	for _, h := range c.p.placement.HoldersFor(path, loc.Digest, viewer, avoid) {
-		loc.Boxes = append(loc.Boxes, front.Holder{Box: h.Box, URL: h.Base + escaped})
-	}
+	loc.Path = "/" + string(c.p.id) + escape(path)
+	loc.Boxes = c.p.placement.HoldersFor(path, loc.Digest, viewer, avoid)
 	return loc, true
 }
 

@@ -50,17 +50,19 @@ type Playlist struct {
 type Location struct {
 	Digest id.Digest
 	Size   int64
-	// Boxes hold the file and may be reached by the viewer, best first.
+	// Boxes hold the file and may be reached by the viewer, best first. Each has it at its Base
+	// followed by Path.
 	Boxes []Holder
+	Path  string
 	// Own says that the origin serves the file itself even when boxes hold it: init segments
 	// and keys.
 	Own bool
 }
 
-// Holder is a box, and the URL of the file there.
+// Holder is a box that holds a file.
 type Holder struct {
-	Box id.BoxID
-	URL string
+	Box  id.BoxID
+	Base string // URL, no slash at its end
 }
 
 // Config of a front.
@@ -106,7 +108,7 @@ func (f *Front) Totals() Totals {
 func (f *Front) Register(mux *http.ServeMux) {
 	handle := func(pattern string, h httperr.Handler) {
 		mux.Handle(pattern, httperr.Wrap(f.cfg.Log, func(w http.ResponseWriter, r *http.Request) error {
-			w.Header().Set("Access-Control-Allow-Origin", "*")
+			w.Header()["Access-Control-Allow-Origin"] = anyone
 			if err := access.Check(r, access.ViewStream, f.cfg.TrustedProxies); err != nil {
 				return err
 			}
@@ -178,7 +180,8 @@ func (f *Front) playlist(w http.ResponseWriter, r *http.Request, p Playlist) {
 // again; when none is left the origin serves.
 func (f *Front) answer(w http.ResponseWriter, r *http.Request, path id.Path) error {
 	viewer := access.ClientAddr(r, f.cfg.TrustedProxies)
-	seen := f.repeats.given(requestKey(viewer, r, path), time.Now())
+	key, now := requestKey(viewer, r, path), time.Now()
+	seen := f.repeats.given(key, now)
 	loc, ok := f.cfg.Content.Locate(path, viewer, seen)
 	if !ok {
 		return httperr.NotFound("not here: the segment is gone, or it never was; reload the playlist")
@@ -187,17 +190,25 @@ func (f *Front) answer(w http.ResponseWriter, r *http.Request, path id.Path) err
 		return f.serve(w, r, path, loc.Digest)
 	}
 	best := loc.Boxes[0]
-	f.repeats.add(requestKey(viewer, r, path), best.Box, time.Now())
+	f.repeats.add(key, best.Box, now)
 	f.cfg.Content.Redirected(best.Box, loc.Size)
 	f.redirects.Add(1)
 	f.redirectBytes.Add(loc.Size)
+	// Written directly, and not with http.Redirect: this is the answer that is given most.
 	h := w.Header()
-	h.Set("Location", best.URL)
-	h.Set("Cache-Control", "no-store")
-	h.Set("Content-Length", "0")
+	h["Location"] = []string{best.Base + loc.Path}
+	h["Cache-Control"] = noStore
+	h["Content-Length"] = empty
 	w.WriteHeader(http.StatusFound)
 	return nil
 }
+
+// Values of headers that all answers share; nobody changes them.
+var (
+	anyone  = []string{"*"}
+	noStore = []string{"no-store"}
+	empty   = []string{"0"}
+)
 
 func (f *Front) origin(w http.ResponseWriter, r *http.Request) error {
 	path, err := id.ParsePath(r.PathValue("path"))
@@ -279,7 +290,7 @@ func (f *Front) locate(w http.ResponseWriter, r *http.Request) error {
 	}
 	answer := located{URLs: []string{}, Digest: loc.Digest.String(), Size: loc.Size}
 	for _, b := range loc.Boxes {
-		answer.URLs = append(answer.URLs, b.URL)
+		answer.URLs = append(answer.URLs, b.Base+loc.Path)
 	}
 	if file, err := f.cfg.Content.Open(path); err == nil {
 		file.Close()

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"dandelion/pkg/front"
 	"dandelion/pkg/id"
 	"dandelion/pkg/netaddr"
 	"dandelion/publisher/internal/ranking"
@@ -46,22 +47,16 @@ const assumedUplink = 250e3
 // startLoad is the share of a box's uplink from which on its load counts in the order.
 const startLoad = 0.25
 
-// Holder is a box where a viewer finds a file.
-type Holder struct {
-	Box  id.BoxID
-	Base string // URL, no slash at its end
-}
-
 var affinity = maphash.MakeSeed()
 
 // HoldersFor returns the boxes that hold the file and that the viewer may reach, best first for
 // this viewer, without those in avoid. Boxes without a session now are left out.
-func (p *Placement) HoldersFor(path id.Path, digest id.Digest, viewer netip.Addr, avoid []id.BoxID) []Holder {
+func (p *Placement) HoldersFor(path id.Path, digest id.Digest, viewer netip.Addr, avoid []id.BoxID) []front.Holder {
 	boxes := p.records.holders(path, digest)
 	now := time.Now()
 	order := make([]ranking.Holder, 0, len(boxes))
-	bases := make([]Holder, 0, len(boxes))
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	for _, box := range boxes {
 		m := p.members[box]
 		if m == nil || !m.link.Up() || slices.Contains(avoid, box) || !mayReach(viewer, m.box.EdgeAddr) {
@@ -77,15 +72,13 @@ func (p *Placement) HoldersFor(path id.Path, digest id.Digest, viewer netip.Addr
 			Load:     m.viewers.get(now) / (uplink * startLoad),
 			Affinity: maphash.Comparable(affinity, viewerBox{viewer, box}),
 		})
-		bases = append(bases, Holder{box, m.box.EdgeBase})
 	}
-	p.mu.Unlock()
 	ranking.OrderForViewer(order)
-	sorted := make([]Holder, len(order))
+	holders := make([]front.Holder, len(order))
 	for i, o := range order {
-		sorted[i] = bases[slices.IndexFunc(bases, func(h Holder) bool { return h.Box == o.ID })]
+		holders[i] = front.Holder{Box: o.ID, Base: p.members[o.ID].box.EdgeBase}
 	}
-	return sorted
+	return holders
 }
 
 type viewerBox struct {
