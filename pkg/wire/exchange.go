@@ -64,21 +64,14 @@ var systemFields = []systemField{
 	{"STORAGE-USED", false, func(s *System) *float64 { return &s.StorageUsed }},
 }
 
-var systemFieldByName = func() map[string]systemField {
-	m := make(map[string]systemField, len(systemFields))
-	for _, f := range systemFields {
-		m[f.name] = f
+// They are found by their names, and by their names as they stand in JSON.
+var systemFieldByName, systemFieldByQuoted = func() (byName, byQuoted map[string]*systemField) {
+	byName, byQuoted = make(map[string]*systemField), make(map[string]*systemField)
+	for i := range systemFields {
+		f := &systemFields[i]
+		byName[f.name], byQuoted[`"`+f.name+`"`] = f, f
 	}
-	return m
-}()
-
-// systemFieldByQuoted finds them by their names as they stand in JSON.
-var systemFieldByQuoted = func() map[string]systemField {
-	m := make(map[string]systemField, len(systemFields))
-	for _, f := range systemFields {
-		m[`"`+f.name+`"`] = f
-	}
-	return m
+	return byName, byQuoted
 }()
 
 // UnknownSystem returns a System of which nothing is known.
@@ -128,60 +121,72 @@ const trafficInfix = ":TRAFFIC_FLOW:log-"
 // DecodeExchange reads an EXCHANGE of an old or a new box and checks every field that it
 // knows. Fields that it does not know are passed over. Errors wrap ErrFormat and name the
 // field. Whether the URLs may be dialled is the entrance's to decide.
-func DecodeExchange(message []byte) (Exchange, error) {
-	x := Exchange{System: UnknownSystem()}
-	bad := func(format string, args ...any) (Exchange, error) {
-		return x, fmt.Errorf("%w: %s", ErrFormat, fmt.Sprintf(format, args...))
+func DecodeExchange(message []byte) (x Exchange, err error) {
+	err = x.Decode(message)
+	return x, err
+}
+
+// Decode is DecodeExchange into x, of which nothing is left. It is for whoever keeps x on the heap.
+func (x *Exchange) Decode(message []byte) error {
+	*x = Exchange{System: UnknownSystem()}
+	if err := x.decode(message); err != nil {
+		return fmt.Errorf("%w: %w", ErrFormat, err)
 	}
+	if _, err := id.ParseBoxID(x.ID); err != nil {
+		return fmt.Errorf("%w: ID: %w", ErrFormat, err)
+	}
+	if x.ConnectWS == "" {
+		return fmt.Errorf("%w: CONNECT_WS is missing or empty", ErrFormat)
+	}
+	return nil
+}
+
+func (x *Exchange) decode(message []byte) error {
 	dec := borrowDecoder(message)
 	defer returnDecoder(dec)
 	if tok, err := dec.ReadToken(); err != nil || tok.Kind() != '{' {
-		return bad("not a JSON object")
+		return errors.New("not a JSON object")
 	}
 	for dec.PeekKind() == '"' {
-		quoted, err := dec.ReadValue()
-		if err != nil {
-			return bad("%v", err)
-		}
-		// Most fields are numbers of the system: their names are not copied.
-		field, number := systemFieldByQuoted[string(quoted)]
-		name := field.name
-		if !number {
-			if name, err = stringOf(quoted); err != nil {
-				return bad("%v", err)
-			}
-		}
-		value, err := dec.ReadValue()
-		if err != nil {
-			return bad("%v", err)
-		}
-		if number {
-			*field.of(&x.System), err = numberOf(value)
-		} else {
-			err = x.set(name, value)
-		}
-		if err != nil {
-			return bad("%s: %v", id.Quote(name), err)
+		if err := x.decodeField(dec); err != nil {
+			return err
 		}
 	}
-	if _, err := dec.ReadToken(); err != nil {
-		return bad("%v", err)
+	_, err := dec.ReadToken()
+	return err
+}
+
+func (x *Exchange) decodeField(dec *jsontext.Decoder) error {
+	quoted, err := dec.ReadValue()
+	if err != nil {
+		return err
 	}
-	if _, err := id.ParseBoxID(x.ID); err != nil {
-		return bad("ID: %v", err)
+	// Most fields are numbers of the system: their names are not copied.
+	field := systemFieldByQuoted[string(quoted)]
+	var name string
+	if field == nil {
+		if name, err = stringOf(quoted); err != nil {
+			return err
+		}
+		field = systemFieldByName[name] // written with escapes
 	}
-	if x.ConnectWS == "" {
-		return bad("CONNECT_WS is missing or empty")
+	value, err := dec.ReadValue()
+	if err != nil {
+		return err
 	}
-	return x, nil
+	if field != nil {
+		name = field.name
+		*field.of(&x.System), err = numberOf(value)
+	} else {
+		err = x.set(name, value)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", id.Quote(name), err)
+	}
+	return nil
 }
 
 func (x *Exchange) set(name string, value jsontext.Value) error {
-	if f, ok := systemFieldByName[name]; ok { // written with escapes
-		var err error
-		*f.of(&x.System), err = numberOf(value)
-		return err
-	}
 	switch name {
 	case "GEOIP":
 		return x.setGeoIP(value)
@@ -256,7 +261,14 @@ func (x *Exchange) setGeoIP(value jsontext.Value) error {
 	return nil
 }
 
+// oursEncoded is what nearly every new peer sends, oursDecoded what it means; never changed.
+var oursEncoded, oursDecoded = string(Encode(Ours())), slices.Clip(Ours())
+
 func (x *Exchange) setFeatures(value jsontext.Value) error {
+	if string(value) == oursEncoded {
+		x.Features = oursDecoded
+		return nil
+	}
 	if value.Kind() == '"' {
 		text, err := textOf(value)
 		if err != nil {
@@ -349,32 +361,58 @@ func (x *Exchange) Flat() map[string]string {
 }
 
 // EachFlat calls yield with each name and value of Flat once, in an order that is always the same.
-func (x *Exchange) EachFlat(yield func(name, value string)) {
-	put := func(name, value string) {
-		if value != "" {
-			yield(name, value)
+func (x *Exchange) EachFlat(yield func(name, value string)) { x.EachChange(nil, yield) }
+
+// EachChange calls yield with what differs between the Flat of before and that of x: a name and
+// its value now, "" for one that is not there any more. A nil before has nothing.
+func (x *Exchange) EachChange(before *Exchange, yield func(name, value string)) {
+	if before == nil {
+		before = &nothing
+	}
+	put := func(name, was, is string) {
+		if was != is {
+			yield(name, is)
 		}
 	}
-	put("ID", x.ID)
-	put("IP", x.IP)
-	put("PORT", string(x.Port))
-	put("TYPE", x.Type)
-	put("COMMAND", CommandExchange)
-	put("CONNECT_WS", x.ConnectWS)
-	put("EDGE_URL", x.EdgeURL)
-	if x.GeoIP != (GeoIP{}) {
-		put("GEOIP", string(Encode(x.GeoIP)))
+	put("ID", before.ID, x.ID)
+	put("IP", before.IP, x.IP)
+	put("PORT", string(before.Port), string(x.Port))
+	put("TYPE", before.Type, x.Type)
+	if before == &nothing {
+		yield("COMMAND", CommandExchange)
 	}
-	if len(x.Features) > 0 {
-		names := make([]string, len(x.Features))
-		for i, f := range x.Features {
-			names[i] = string(f)
-		}
-		put("FEATURES", strings.Join(names, ","))
+	put("CONNECT_WS", before.ConnectWS, x.ConnectWS)
+	put("EDGE_URL", before.EdgeURL, x.EdgeURL)
+	if before.GeoIP != x.GeoIP {
+		put("GEOIP", before.GeoIP.flat(), x.GeoIP.flat())
+	}
+	if !slices.Equal(before.Features, x.Features) {
+		put("FEATURES", before.Features.flat(), x.Features.flat())
 	}
 	for _, f := range systemFields {
-		put(f.name, formatNumber(*f.of(&x.System)))
+		was, is := *f.of(&before.System), *f.of(&x.System)
+		if was != is && !(math.IsNaN(was) && math.IsNaN(is)) {
+			put(f.name, formatNumber(was), formatNumber(is))
+		}
 	}
+}
+
+// nothing is an exchange that says nothing.
+var nothing = Exchange{System: UnknownSystem()}
+
+func (g *GeoIP) flat() string {
+	if *g == (GeoIP{}) {
+		return ""
+	}
+	return string(Encode(*g))
+}
+
+func (fs Features) flat() string {
+	names := make([]string, len(fs))
+	for i, f := range fs {
+		names[i] = string(f)
+	}
+	return strings.Join(names, ",")
 }
 
 // ExchangeFromFlat reads what Flat made, or a flat map of another implementation. Errors as in

@@ -3,6 +3,7 @@ package wire
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -50,17 +51,33 @@ const (
 	EntranceIndexPath = "/dandelion/"
 )
 
-// ParseEntranceURL returns the URL of an entrance's websocket. It may be given with or without
-// its path: "https://cdn.example", "http://192.0.2.1:7070/dandelion/ws/".
-func ParseEntranceURL(s string) (string, error) {
-	u, err := ParseURL(s)
+// ParseEntranceURL returns the URL of an entrance's websocket in one form, so that one URL is one
+// entrance: http or https, host[:port] with or without a path; none, and that of the index, is
+// EntranceWSPath. Names are not resolved.
+func ParseEntranceURL(raw string) (string, error) {
+	u, err := ParseURL(strings.TrimSpace(raw))
 	if err != nil {
 		return "", err
 	}
-	if u.Path == "" || u.Path == "/" {
-		u.Path = EntranceWSPath
+	host, port := strings.ToLower(u.Hostname()), u.Port()
+	if a, err := netip.ParseAddr(host); err == nil {
+		host = a.Unmap().String()
 	}
-	return u.String(), nil
+	if u.Scheme == "http" && port == "80" || u.Scheme == "https" && port == "443" {
+		port = ""
+	}
+	switch {
+	case port != "":
+		host = net.JoinHostPort(host, port)
+	case strings.Contains(host, ":"):
+		host = "[" + host + "]"
+	}
+	clean := url.URL{Scheme: u.Scheme, Host: host, Path: u.Path, RawQuery: u.RawQuery}
+	switch strings.TrimSuffix(u.Path, "/") {
+	case "", strings.TrimSuffix(EntranceIndexPath, "/"), strings.TrimSuffix(EntranceWSPath, "/"):
+		clean.Path = EntranceWSPath
+	}
+	return clean.String(), nil
 }
 
 // EdgeBase returns the base URL at which viewers reach the box, without a slash at its end:

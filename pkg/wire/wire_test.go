@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"maps"
 	"math"
 	"strings"
 	"testing"
@@ -69,6 +70,48 @@ func TestExchangeRoundTrip(t *testing.T) {
 		if string(Encode(&got)) != string(sent) {
 			t.Errorf("%s:\n got %s\nwant %s", name, Encode(&got), sent)
 		}
+	}
+}
+
+// TestEachChange: what changed, put over what was, is what is.
+func TestEachChange(t *testing.T) {
+	base := Exchange{
+		Peer:      Peer{ID: boxID, IP: "192.0.2.1", Port: "7072", Type: TypeBox},
+		ConnectWS: "http://192.0.2.1:7072" + BoxWSPath(boxID), System: UnknownSystem(),
+	}
+	full := base
+	full.EdgeURL, full.Features, full.GeoIP = "http://192.0.2.1:7072", Ours(), GeoIP{Loc: "1,2"}
+	full.System.CPUIdle, full.System.NetUp = 50, 1e6
+	busier := full
+	busier.System.CPUIdle, busier.Features = 10, Features{"a", "b"}
+	for i, pair := range [][2]*Exchange{{&base, &full}, {&full, &base}, {&full, &busier}, {&busier, &full}, {&full, &full}, {nil, &full}} {
+		flat := map[string]string{}
+		if pair[0] != nil {
+			flat = pair[0].Flat()
+		}
+		changes := 0
+		pair[1].EachChange(pair[0], func(name, value string) {
+			changes++
+			if value == "" {
+				delete(flat, name)
+			} else {
+				flat[name] = value
+			}
+		})
+		if want := pair[1].Flat(); !maps.Equal(flat, want) {
+			t.Errorf("pair %d: %v, want %v", i, flat, want)
+		}
+		if pair[0] == pair[1] && changes != 0 || i == 2 && changes != 2 {
+			t.Errorf("pair %d: %d changes", i, changes)
+		}
+	}
+}
+
+// TestNamesWithEscapes: JSON has many ways to write a name.
+func TestNamesWithEscapes(t *testing.T) {
+	x, err := DecodeExchange([]byte(`{"\u0049D": "` + boxID + `", "CONNECT\u005fWS": "http:\/\/a\/", "CPU\u002dIDLE": "5\u0030", "FEATURES": [ "ack" ]}`))
+	if err != nil || x.ID != boxID || x.ConnectWS != "http://a/" || x.System.CPUIdle != 50 || !x.Features.Has(FeatureAck) {
+		t.Errorf("%+v, %v", x, err)
 	}
 }
 

@@ -31,7 +31,7 @@ const (
 // Small buffers for the many idle connections of an entrance; a large pooled write buffer for
 // senders of files, because the library cuts messages into frames of its size.
 const (
-	readBuffer      = 1 << 10
+	readBuffer      = 512
 	writeBuffer     = 4 << 10
 	fileWriteBuffer = 256 << 10
 )
