@@ -133,6 +133,10 @@ func (s *Stream) compare(now time.Time, r *rendition, l source.Listing) (first i
 			return 0, false
 		case another:
 			s.restarted(r, m)
+		case again:
+			if end < r.next { // an encoder that plays a file began it again
+				s.restarted(r, m)
+			}
 		case unknown:
 			if !r.fellAt.IsZero() {
 				s.restarted(r, m)
@@ -205,6 +209,7 @@ type verdict int
 
 const (
 	alike   verdict = iota // they do
+	again                  // they do by their bytes, which were written once more
 	another                // the encoder restarted, and they mean something else
 	unknown                // the names are the same, and no file is left to compare
 	unsure                 // ask again: a file is being written
@@ -253,7 +258,7 @@ func (s *Stream) sameFile(l source.Listing, e *entry, f *source.File) verdict {
 	s.mu.Lock()
 	e.Origin.Stat = f.Was
 	s.mu.Unlock()
-	return alike
+	return again
 }
 
 func digestOf(f *source.File, part *playlist.Range) (id.Digest, error) {
