@@ -41,6 +41,7 @@ type dir struct {
 	playlists map[string]*listed
 	multiPath string // of the multivariant playlist in use
 	said      string // the problem that was logged last
+	came      bool   // there was something to publish
 	saidMore  map[string]bool
 }
 

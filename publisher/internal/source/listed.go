@@ -235,9 +235,13 @@ func (d *dir) say(problem string) string {
 	if problem == d.said {
 		return problem
 	}
-	if problem == "" {
+	switch {
+	case problem == "":
 		d.log.Info("source is there", "source", d.path)
-	} else {
+		d.came = true
+	case d.root != nil && !d.came: // the usual beginning: the encoder is started after the publisher
+		d.log.Info("waiting for the source", "problem", problem)
+	default:
 		d.log.Warn("source is not there", "problem", problem)
 	}
 	d.said = problem
