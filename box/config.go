@@ -8,9 +8,9 @@ import (
 	"strconv"
 	"strings"
 
-	"dandelion/box/internal/report"
 	"dandelion/pkg/config"
 	"dandelion/pkg/netaddr"
+	"dandelion/pkg/wire"
 )
 
 // Config is the section `box` of config.yaml.
@@ -102,7 +102,7 @@ func parseNetwork(text string) (netip.Prefix, error) {
 }
 
 func entranceURL(p *config.Problems, field, raw string) string {
-	u, err := report.EntranceURL(raw)
+	u, err := wire.ParseEntranceURL(raw)
 	if err != nil {
 		p.Add(field, "is wrong: "+err.Error(), "the URL of an entrance, such as http://192.0.2.1:7070")
 	}

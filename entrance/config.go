@@ -3,8 +3,6 @@ package entrance
 import (
 	"fmt"
 	"net/netip"
-	"net/url"
-	"strings"
 
 	"dandelion/pkg/config"
 	"dandelion/pkg/wire"
@@ -70,25 +68,4 @@ func parseNetwork(text string) (netip.Prefix, error) {
 	}
 	network, err := netip.ParsePrefix(text)
 	return network.Masked(), err
-}
-
-// websocketURL completes the URL of an entrance, which people give with or without the path of
-// its websocket.
-func websocketURL(raw string) string {
-	if raw == "" {
-		return ""
-	}
-	u, err := url.Parse(raw)
-	if err != nil {
-		return raw
-	}
-	path := strings.TrimSuffix(u.Path, "/")
-	for _, known := range []string{"/dandelion/ws", "/dandelion/ws_change"} {
-		if strings.HasSuffix(path, known) {
-			u.Path = path + "/"
-			return u.String()
-		}
-	}
-	u.Path = strings.TrimSuffix(path, "/dandelion") + wire.EntranceWSPath
-	return u.String()
 }

@@ -94,10 +94,12 @@ func New(ctx context.Context, cfg Config, redis state.Config, log *slog.Logger) 
 func (e *Entrance) wire() {
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	ownURL := websocketURL(e.cfg.PublicURL)
+	ownURL, _ := wire.ParseEntranceURL(e.cfg.PublicURL) // Validate has seen it; "" stays ""
 	var others []string
 	for _, u := range e.cfg.OtherURLs {
-		others = append(others, websocketURL(u))
+		if parsed, err := wire.ParseEntranceURL(u); err == nil {
+			others = append(others, parsed)
+		}
 	}
 	e.registry = registry.New(registry.Config{
 		ID: e.id, LeaseTTL: e.cfg.LeaseTTL.Std(), OtherURLs: others, OwnURL: ownURL, OwnInfo: e.ownInfo(ownURL),

@@ -71,8 +71,8 @@ type BoxCount struct {
 
 // Totals counts since the start.
 type Totals struct {
-	Placing placement.Totals `json:",inline"`
-	Viewers front.Totals     `json:",inline"`
+	Placing placement.Totals `json:"placing"`
+	Viewers front.Totals     `json:"viewers"`
 }
 
 // Totals returns what was placed and answered since the start.

@@ -64,6 +64,9 @@ func (c content) Open(path id.Path) (*os.File, error) {
 		file, _, err := s.Open(path)
 		return file, err
 	}
+	if local := c.p.uploads.file(path); local != "" {
+		return os.Open(local) // named by its content: what is there now is what was placed
+	}
 	placed, ok := c.p.placement.Records().Lookup(path)
 	if !ok || placed.Local == (placement.LocalFile{}) {
 		return nil, os.ErrNotExist

@@ -109,7 +109,7 @@ func (p *Publisher) openStreams() error {
 			Name: name, Source: c.Source, SegmentTTL: c.SegmentTTL.Or(0).Std(),
 			Dir: filepath.Join(p.cfg.DataDir, "streams", c.Name), WindowLimit: int64(p.cfg.WindowLimit),
 			Boxes: p.placement.Up,
-		}, placer, p.log.With("stream", name))
+		}, placer, p.log)
 		if err != nil {
 			return fmt.Errorf("stream %s: %w", name, err)
 		}

@@ -37,7 +37,11 @@ func newDemo() *cobra.Command {
 			if err != nil || !asJSON {
 				return err
 			}
-			return json.MarshalWrite(out, result, jsontext.Multiline(true), jsontext.WithIndent("  "))
+			if err := json.MarshalWrite(out, result, jsontext.Multiline(true), jsontext.WithIndent("  ")); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(out)
+			return err
 		},
 	}
 	flags := cmd.Flags()

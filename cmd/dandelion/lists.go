@@ -44,7 +44,7 @@ type fleetBoxes struct {
 		ID         string `json:"id"`
 		EdgeURL    string `json:"edge_url"`
 		Searchable bool   `json:"searchable"`
-		Reason     string `json:"reason"`
+		WhyNot     string `json:"why_not"`
 	} `json:"boxes"`
 }
 
@@ -64,7 +64,7 @@ func newBoxes() *cobra.Command {
 			for _, b := range f.Boxes {
 				offered, why := "yes", ""
 				if !b.Searchable {
-					offered, why = "no", b.Reason
+					offered, why = "no", b.WhyNot
 				}
 				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", b.ID, b.EdgeURL, offered, why)
 			}

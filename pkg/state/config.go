@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/redis/go-redis/v9"
+
+	"dandelion/pkg/config"
 )
 
 // Config is the section `redis` of config.yaml. Its zero value is the embedded state.
@@ -27,43 +29,43 @@ func Default() Config { return Config{} }
 // Validate returns an error that names each wrong field and what would be right. It prints no
 // part of a URL, because that may hold a password.
 func (c Config) Validate() error {
-	var errs []error
-	bad := func(field, format string, args ...any) {
-		errs = append(errs, fmt.Errorf("redis."+field+": "+format, args...))
+	var p config.Problems
+	if c.URL != "" {
+		if _, err := parseURL(c.URL); err != nil {
+			p.Add("redis.url", "cannot be read", err.Error())
+		}
 	}
-	if _, err := parseURL(c.URL); c.URL != "" && err != nil {
-		bad("url", "%w", err)
-	}
-	for _, addr := range c.Addrs {
-		if err := checkHostPort(addr); err != nil {
-			bad("addrs", "%w", err)
+	for i, addr := range c.Addrs {
+		if !isHostPort(addr) {
+			p.Add(fmt.Sprintf("redis.addrs[%d]", i), fmt.Sprintf("is %q", addr), "host:port")
 		}
 	}
 	if c.Cluster && c.Sentinel != "" {
-		bad("sentinel", "cannot be used together with redis.cluster: leave one of them out")
+		p.Add("redis.sentinel", "is set together with cluster", "one of the two")
 	}
 	if c.embedded() && c.Cluster {
-		bad("cluster", "has no addresses: give redis.url or redis.addrs")
+		p.Add("redis.cluster", "is set and there is no address", "redis.url or redis.addrs too")
 	}
 	if c.embedded() && c.Sentinel != "" {
-		bad("sentinel", "has no addresses: give redis.url or redis.addrs")
+		p.Add("redis.sentinel", "is set and there is no address", "redis.url or redis.addrs too")
 	}
 	if len(c.Addrs) > 0 && !c.Cluster && c.Sentinel == "" && (c.URL != "" || len(c.Addrs) > 1) {
-		bad("addrs", "several addresses need redis.cluster: true or redis.sentinel: <master name>")
+		p.Add("redis.addrs", "has several addresses of one Redis", "cluster: true or sentinel: <master name> with them")
 	}
 	if c.EmbeddedListen != "" {
-		if !c.embedded() {
-			bad("embedded_listen", "is only for the embedded state: leave it empty, or leave redis.url and redis.addrs empty")
-		} else if err := checkLoopback(c.EmbeddedListen); err != nil {
-			bad("embedded_listen", "%w", err)
+		switch {
+		case !c.embedded():
+			p.Add("redis.embedded_listen", "is set although another Redis is configured", "nothing, or neither url nor addrs")
+		case !isLoopback(c.EmbeddedListen):
+			p.Add("redis.embedded_listen", fmt.Sprintf("is %q, which is not a loopback address", c.EmbeddedListen), "127.0.0.1:port or [::1]:port; a real Redis shares state between machines")
 		}
 	}
-	return errors.Join(errs...)
+	return p.Err()
 }
 
 func (c Config) embedded() bool { return c.URL == "" && len(c.Addrs) == 0 }
 
-var errURL = errors.New("want redis://[:password@]host:port/0, rediss://host:port/0, unix:///path/redis.sock, or nothing for the embedded state")
+var errURL = errors.New("redis://[:password@]host:port/0, rediss://host:port/0, unix:///path/redis.sock, or nothing for the embedded state")
 
 // parseURL is redis.ParseURL with errors that do not repeat the URL.
 func parseURL(raw string) (*redis.Options, error) {
@@ -79,32 +81,29 @@ func parseURL(raw string) (*redis.Options, error) {
 	options, err := redis.ParseURL(raw)
 	if err != nil {
 		if strings.Contains(err.Error(), "database number") || strings.Contains(err.Error(), "URL path") {
-			return nil, errors.New("the part behind the host must be the number of a database, such as /0")
+			return nil, errors.New("the number of a database behind the host, such as /0")
 		}
 		return nil, errURL
 	}
 	return options, nil
 }
 
-func checkHostPort(addr string) error {
+func isHostPort(addr string) bool {
 	host, port, err := net.SplitHostPort(addr)
-	if err == nil && host != "" {
-		if n, err := strconv.Atoi(port); err == nil && n >= 1 && n <= 65535 {
-			return nil
-		}
+	if err != nil || host == "" {
+		return false
 	}
-	return fmt.Errorf("%q is not an address: want host:port", addr)
+	n, err := strconv.Atoi(port)
+	return err == nil && n >= 1 && n <= 65535
 }
 
-// checkLoopback keeps the embedded state off the network: it has no password.
-func checkLoopback(addr string) error {
+// isLoopback keeps the embedded state off the network: it has no password.
+func isLoopback(addr string) bool {
 	host, port, err := net.SplitHostPort(addr)
-	if err == nil {
-		ip, ipErr := netip.ParseAddr(host)
-		n, portErr := strconv.Atoi(port)
-		if (host == "localhost" || ipErr == nil && ip.IsLoopback()) && portErr == nil && n >= 0 && n <= 65535 {
-			return nil
-		}
+	if err != nil {
+		return false
 	}
-	return fmt.Errorf("%q is not a loopback address: want 127.0.0.1:port or [::1]:port; run a real Redis to share state between machines", addr)
+	ip, ipErr := netip.ParseAddr(host)
+	n, portErr := strconv.Atoi(port)
+	return (host == "localhost" || ipErr == nil && ip.IsLoopback()) && portErr == nil && n >= 0 && n <= 65535
 }

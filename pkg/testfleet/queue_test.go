@@ -219,3 +219,53 @@ func TestUpload(t *testing.T) {
 		t.Errorf("from the origin: %d, %d bytes", status, len(body))
 	}
 }
+
+// TestUploadOutlivesItsBoxes: a longer TTL asked for later counts, a restart of the publisher
+// forgets nothing, and a box that goes is replaced.
+func TestUploadOutlivesItsBoxes(t *testing.T) {
+	t.Parallel()
+	f := Start(t, Options{Boxes: 3, Replicas: 2})
+	content := []byte("a file")
+	if status, _ := f.upload("f", "&ttl=30s", content); status != http.StatusCreated {
+		t.Fatalf("status %d", status)
+	}
+	start := time.Now()
+	status, u := f.upload("f", "&ttl=2h", content)
+	if status != http.StatusCreated || u.TTL != 7200 {
+		t.Fatalf("status %d, %+v", status, u)
+	}
+	expires := func(u string) time.Duration {
+		resp, err := http.Get(u)
+		if err != nil {
+			return 0
+		}
+		defer resp.Body.Close()
+		age, _ := time.ParseDuration(strings.TrimPrefix(resp.Header.Get("Cache-Control"), "public, max-age=") + "s")
+		return age
+	}
+	long := func() (urls []string) {
+		for _, h := range f.Locate(u.Path).Holders() {
+			if expires(h) > time.Hour {
+				urls = append(urls, h)
+			}
+		}
+		return urls
+	}
+	f.Await("two holders for two hours", func() bool { return len(long()) == 2 })
+
+	f.Publisher.Stop()
+	f.Publisher.Start()
+	f.AwaitBoxes(3)
+	if status, u := f.upload("f", "&ttl=1h", content); status != http.StatusCreated || !u.Placed {
+		t.Errorf("uploaded again after a restart: %d, %+v", status, u)
+	}
+	gone := long()[0]
+	for _, b := range f.Boxes {
+		if strings.Contains(gone, b.Link.Addr()) {
+			b.Stop()
+		}
+	}
+	f.AwaitBoxes(2)
+	f.Await("another box has taken the place", func() bool { return len(long()) == 2 })
+	t.Logf("after %v", time.Since(start))
+}

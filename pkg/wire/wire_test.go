@@ -90,8 +90,11 @@ func TestEachChange(t *testing.T) {
 			flat = pair[0].Flat()
 		}
 		changes := 0
-		pair[1].EachChange(pair[0], func(name, value string) {
+		pair[1].EachChange(pair[0], func(name, value string, appears bool) {
 			changes++
+			if _, had := flat[name]; had == appears {
+				t.Errorf("pair %d: %s appears: %v", i, name, appears)
+			}
 			if value == "" {
 				delete(flat, name)
 			} else {
@@ -248,13 +251,32 @@ func TestParseURL(t *testing.T) {
 }
 
 func TestParseEntranceURL(t *testing.T) {
+	t.Parallel()
 	for in, want := range map[string]string{
-		"http://192.0.2.1:7070":                 "http://192.0.2.1:7070/dandelion/ws/",
-		"https://cdn.example/":                  "https://cdn.example/dandelion/ws/",
-		"http://192.0.2.1/dandelion/ws_change/": "http://192.0.2.1/dandelion/ws_change/",
+		"http://192.0.2.1:7070":                     "http://192.0.2.1:7070/dandelion/ws/",
+		"http://192.0.2.1:7070/":                    "http://192.0.2.1:7070/dandelion/ws/",
+		"http://192.0.2.1:7070/dandelion":           "http://192.0.2.1:7070/dandelion/ws/",
+		"http://192.0.2.1:7070/dandelion/":          "http://192.0.2.1:7070/dandelion/ws/",
+		"http://192.0.2.1:7070/dandelion/ws":        "http://192.0.2.1:7070/dandelion/ws/",
+		" HTTP://Entrance.Example:80/ ":             "http://entrance.example/dandelion/ws/",
+		"https://entrance.example:443/x/ws?k=1":     "https://entrance.example/x/ws?k=1",
+		"https://entrance.example:80":               "https://entrance.example:80/dandelion/ws/",
+		"http://[2001:DB8::1]:7070":                 "http://[2001:db8::1]:7070/dandelion/ws/",
+		"http://[2001:db8::1]":                      "http://[2001:db8::1]/dandelion/ws/",
+		"http://[::ffff:192.0.2.1]:7070":            "http://192.0.2.1:7070/dandelion/ws/",
+		"http://192.0.2.1:7070/dandelion/ws_change": "http://192.0.2.1:7070/dandelion/ws_change",
 	} {
-		if got, err := ParseEntranceURL(in); err != nil || got != want {
-			t.Errorf("%s: %s, %v", in, got, err)
+		got, err := ParseEntranceURL(in)
+		if err != nil || got != want {
+			t.Errorf("%s: %s, %v; want %s", in, got, err, want)
+		}
+		if again, err := ParseEntranceURL(got); again != got || err != nil {
+			t.Errorf("%s becomes %s, %v", got, again, err)
+		}
+	}
+	for _, bad := range []string{"", "192.0.2.1:7070", "ws://192.0.2.1/", "http://", "http://u:p@192.0.2.1/", "http://192.0.2.1:0/"} {
+		if got, err := ParseEntranceURL(bad); err == nil {
+			t.Errorf("%q: %s", bad, got)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"dandelion/pkg/id"
@@ -45,11 +46,15 @@ func (r reach) String() string {
 	case r.verdict != wire.ReachableNo:
 		return "not known yet: the entrance has not dialled back"
 	}
-	why := ""
-	if r.reason != "" {
-		why = " (" + r.reason + ")"
+	// The entrance's sentence ends with a cure that knows nothing of this side of the router.
+	found, _, _ := strings.Cut(r.reason, ": forward TCP port")
+	switch {
+	case found == "":
+		found = "not reachable: " + url + " does not answer from outside"
+	case !strings.HasPrefix(found, "not reachable"):
+		found = "not reachable: " + url + " does not answer from outside (" + found + ")"
 	}
-	return fmt.Sprintf("not reachable: %s does not answer from outside%s: %s", url, why, r.cure())
+	return found + ": " + r.cure()
 }
 
 func (r reach) cure() string {
@@ -57,7 +62,7 @@ func (r reach) cure() string {
 	switch {
 	case !r.local.IsValid():
 		return fmt.Sprintf("let TCP port %d through", r.port)
-	case r.seen.IsValid() && r.seen == r.local:
+	case r.seen.IsValid() && r.seen == r.local && r.port == r.localPort:
 		// No router changes addresses on the way, so there is nothing to forward.
 		return fmt.Sprintf("let TCP port %d through the firewall of this machine", r.localPort)
 	case netaddr.ScopeOf(r.seen) == netaddr.Public && netaddr.ScopeOf(r.local) == netaddr.Public:

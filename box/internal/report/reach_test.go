@@ -89,6 +89,13 @@ func TestReachSentences(t *testing.T) {
 		"not reachable: http://[2001:db8::1]:7072 does not answer from outside: forward TCP port 7072 on your router to 192.168.1.20:7073": {
 			verdict: wire.ReachableNo, port: 7072, seen: addr("2001:db8::1"), local: addr("192.168.1.20"), localPort: 7073,
 		},
+		"not reachable at http://203.0.113.7:80 (connection timed out): forward TCP port 80 on your router to 192.168.1.20:7072": {
+			verdict: wire.ReachableNo, port: 80, seen: addr("203.0.113.7"), local: addr("192.168.1.20"), localPort: 7072,
+			reason: "not reachable at http://203.0.113.7:80 (connection timed out): forward TCP port 80 to this box",
+		},
+		"not reachable: http://203.0.113.7:80 does not answer from outside: forward TCP port 80 on 203.0.113.7 to 203.0.113.7:7072": {
+			verdict: wire.ReachableNo, port: 80, seen: addr("203.0.113.7"), local: addr("203.0.113.7"), localPort: 7072,
+		},
 		"not reachable: the box does not answer from outside (why): let TCP port 1 through": {verdict: wire.ReachableNo, reason: "why", port: 1},
 	} {
 		if got := r.String(); got != want {

@@ -95,12 +95,12 @@ func New(cfg Config) *Service {
 	s.collector = collector{dataDir: cfg.DataDir, usage: cfg.Usage, log: cfg.Log, minAge: min(cfg.Interval/2, 2*time.Second)}
 	insecure := make(map[string]bool)
 	for _, raw := range cfg.Insecure {
-		if u, err := EntranceURL(raw); err == nil {
+		if u, err := wire.ParseEntranceURL(raw); err == nil {
 			insecure[u] = true
 		}
 	}
 	for _, raw := range cfg.Entrances {
-		if u, err := EntranceURL(raw); err == nil && s.links[u] == nil {
+		if u, err := wire.ParseEntranceURL(raw); err == nil && s.links[u] == nil {
 			s.links[u] = &link{s: s, url: u, least: netaddr.Loopback, insecure: insecure[u], kick: make(chan struct{}, 1)}
 		}
 	}
@@ -161,7 +161,7 @@ func (s *Service) learn(l *link, urls []string, scope netaddr.Scope) {
 	urls = urls[:min(len(urls), wire.MaxEntranceURLs)]
 	l.names = l.names[:0]
 	for _, raw := range urls {
-		u, err := EntranceURL(raw)
+		u, err := wire.ParseEntranceURL(raw)
 		if err != nil {
 			s.cfg.Log.Debug("an entrance names a URL that cannot be used", "entrance", l.url, "error", err)
 			continue

@@ -334,37 +334,6 @@ func TestInsecureTLS(t *testing.T) {
 	eventually(t, "connected", func() bool { return named.status(e.url).Connected })
 }
 
-func TestEntranceURL(t *testing.T) {
-	t.Parallel()
-	for in, want := range map[string]string{
-		"http://192.0.2.1:7070":                     "http://192.0.2.1:7070/dandelion/ws/",
-		"http://192.0.2.1:7070/":                    "http://192.0.2.1:7070/dandelion/ws/",
-		"http://192.0.2.1:7070/dandelion":           "http://192.0.2.1:7070/dandelion/ws/",
-		"http://192.0.2.1:7070/dandelion/":          "http://192.0.2.1:7070/dandelion/ws/",
-		"http://192.0.2.1:7070/dandelion/ws":        "http://192.0.2.1:7070/dandelion/ws/",
-		" HTTP://Entrance.Example:80/ ":             "http://entrance.example/dandelion/ws/",
-		"https://entrance.example:443/x/ws?k=1":     "https://entrance.example/x/ws?k=1",
-		"https://entrance.example:80":               "https://entrance.example:80/dandelion/ws/",
-		"http://[2001:DB8::1]:7070":                 "http://[2001:db8::1]:7070/dandelion/ws/",
-		"http://[2001:db8::1]":                      "http://[2001:db8::1]/dandelion/ws/",
-		"http://[::ffff:192.0.2.1]:7070":            "http://192.0.2.1:7070/dandelion/ws/",
-		"http://192.0.2.1:7070/dandelion/ws_change": "http://192.0.2.1:7070/dandelion/ws_change",
-	} {
-		got, err := EntranceURL(in)
-		if err != nil || got != want {
-			t.Errorf("%s: %s, %v; want %s", in, got, err, want)
-		}
-		if again, err := EntranceURL(got); again != got || err != nil {
-			t.Errorf("%s becomes %s, %v", got, again, err)
-		}
-	}
-	for _, bad := range []string{"", "192.0.2.1:7070", "ws://192.0.2.1/", "http://", "http://u:p@192.0.2.1/", "http://192.0.2.1:0/"} {
-		if got, err := EntranceURL(bad); err == nil {
-			t.Errorf("%q: %s", bad, got)
-		}
-	}
-}
-
 func TestTame(t *testing.T) {
 	t.Parallel()
 	if got := tame("a\nb\x1b[31m\xff" + strings.Repeat("ü", 500)); strings.ContainsAny(got, "\n\x1b") || len(got) > 310 || !strings.HasPrefix(got, "a b") {

@@ -116,7 +116,7 @@ func (f *Fleet) Entrances() map[string]string {
 func (f *Fleet) Run(ctx context.Context) error {
 	var group sync.WaitGroup
 	defer group.Wait()
-	learned := make(chan string)
+	learned := make(chan named)
 	for _, raw := range f.cfg.Entrances {
 		u, err := wire.ParseEntranceURL(raw)
 		if err != nil {
@@ -128,13 +128,13 @@ func (f *Fleet) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case u := <-learned:
-			f.dialOnce(ctx, &group, learned, u, netaddr.Private)
+		case n := <-learned:
+			f.dialOnce(ctx, &group, learned, n.url, n.least)
 		}
 	}
 }
 
-func (f *Fleet) dialOnce(ctx context.Context, group *sync.WaitGroup, learned chan<- string, u string, least netaddr.Scope) {
+func (f *Fleet) dialOnce(ctx context.Context, group *sync.WaitGroup, learned chan<- named, u string, least netaddr.Scope) {
 	f.mu.Lock()
 	known := f.sessions[u] || len(f.sessions) >= wire.MaxEntranceURLs
 	f.sessions[u] = true
@@ -151,8 +151,15 @@ type entrance struct {
 	fleet   *Fleet
 	url     string
 	least   netaddr.Scope
-	learned chan<- string
+	learned chan<- named
 	log     *slog.Logger
+}
+
+// named is an entrance that another one named, and the narrowest address that may be dialled for
+// it: none that is more private than the other's.
+type named struct {
+	url   string
+	least netaddr.Scope
 }
 
 func (e *entrance) run(ctx context.Context) {
@@ -182,7 +189,7 @@ func (e *entrance) run(ctx context.Context) {
 // the usual backoff.
 func (e *entrance) session(ctx context.Context, retry *wsconn.Backoff) (time.Duration, error) {
 	conn, err := wsconn.Dial(ctx, e.url, wsconn.Dialing{
-		Least: e.least, InsecureTLS: slices.Contains(e.fleet.cfg.InsecureTLS, e.url),
+		Least: e.least, InsecureTLS: e.insecure(),
 	})
 	if err != nil {
 		return 0, err
@@ -240,6 +247,15 @@ func (e *entrance) session(ctx context.Context, retry *wsconn.Backoff) (time.Dur
 	}
 }
 
+// insecure reports whether the configuration names the entrance among those whose certificate
+// is not verified.
+func (e *entrance) insecure() bool {
+	return slices.ContainsFunc(e.fleet.cfg.InsecureTLS, func(raw string) bool {
+		u, err := wire.ParseEntranceURL(raw)
+		return err == nil && u == e.url
+	})
+}
+
 // read passes replies on until the connection fails. It always reads, so that pings are
 // answered and a dead entrance is seen.
 func (e *entrance) read(ctx context.Context, conn *wsconn.Conn, replies chan<- wire.SearchReply) error {
@@ -277,7 +293,7 @@ func (e *entrance) learn(ctx context.Context, urls []string, scope netaddr.Scope
 			continue
 		}
 		select {
-		case e.learned <- u:
+		case e.learned <- named{u, scope}:
 		case <-ctx.Done():
 			return
 		}

@@ -344,16 +344,18 @@ type BoxStatus struct {
 }
 
 // Up returns how many boxes files can be pushed to now.
-func (p *Placement) Up() int {
+func (p *Placement) Up() int { return len(p.up()) }
+
+func (p *Placement) up() map[id.BoxID]bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	n := 0
-	for _, m := range p.members {
+	up := map[id.BoxID]bool{}
+	for box, m := range p.members {
 		if m.link.Up() {
-			n++
+			up[box] = true
 		}
 	}
-	return n
+	return up
 }
 
 // Totals counts since the start.

@@ -34,6 +34,7 @@ const (
 	maxExtra        = 32       // other keys of a task that are kept
 	takeTimeout     = 5 * time.Second
 	reclaimInterval = 3 * time.Second
+	keepInterval    = 3 * time.Second
 	queueRetry      = time.Second
 	bulkWait        = time.Second      // between two looks for boxes while there is none
 	slowestBulk     = 64 << 10         // bytes/s that a bulk push must reach on the whole…
@@ -68,6 +69,7 @@ func (q *Queue) Run(ctx context.Context) error {
 	q.persist(ctx, "tasks of an earlier run cannot be taken up yet", func(ctx context.Context) error { return q.reclaim(ctx, true) })
 	var group sync.WaitGroup
 	group.Go(func() { q.reclaimAll(ctx) })
+	group.Go(func() { q.keepAll(ctx) })
 	for range q.Workers {
 		group.Go(func() {
 			for ctx.Err() == nil {
@@ -108,6 +110,29 @@ func (q *Queue) reclaimAll(ctx context.Context) {
 		case <-ticker.C:
 			if err := q.reclaim(ctx, false); err != nil && ctx.Err() == nil {
 				q.Log.Debug("taken tasks cannot be looked through", "reason", err)
+			}
+		}
+	}
+}
+
+// keepAll places files of finished tasks again when boxes that held them are gone, until ctx ends.
+func (q *Queue) keepAll(ctx context.Context) {
+	ticker := time.NewTicker(keepInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		p := q.Placement
+		up := p.up()
+		if len(up) == 0 {
+			continue // nobody could take a file
+		}
+		for _, f := range p.records.thin(q.Replicas, up, time.Now()) {
+			if err := p.placeBulk(ctx, f, q.Replicas, time.Now(), p.records.facts(f.Path)); err != nil && ctx.Err() == nil {
+				q.Log.Warn("a file that lost a holder cannot be placed again yet", "path", f.Path, "reason", err)
 			}
 		}
 	}
@@ -253,9 +278,11 @@ func (q *Queue) serve(ctx context.Context, t *task) error {
 	if err != nil {
 		return err
 	}
-	if err := q.Placement.placeBulk(ctx, f, q.Replicas, t); err != nil {
+	facts := taskFacts{t.extra, t.local}
+	if err := q.Placement.placeBulk(ctx, f, q.Replicas, t.taken, facts); err != nil {
 		return err
 	}
+	q.Placement.records.describe(f, facts)
 	q.persist(ctx, "a placed file is not on record yet", q.Placement.records.flush)
 	return ctx.Err()
 }
@@ -335,17 +362,24 @@ func (q *Queue) recordFailure(ctx context.Context, t task, why error) error {
 
 // placeBulk places a file on up to replicas boxes and returns when so many hold it, or when at
 // least one does and no other will. While no box can be asked it waits, until the file's TTL,
-// counted from when the task was taken, is over. Errors say why no box holds it.
-func (p *Placement) placeBulk(ctx context.Context, f push.File, replicas int, t *task) error {
+// counted from since, is over. Errors say why no box holds it.
+func (p *Placement) placeBulk(ctx context.Context, f push.File, replicas int, since time.Time, facts taskFacts) error {
 	tried := map[id.BoxID]bool{}
 	copies := 0
 	var last error
-	for _, box := range p.records.holders(f.Path, f.Digest) {
+	var until time.Time
+	if f.TTL > 0 {
+		until = since.Add(f.TTL - time.Second) // expiry times are whole seconds
+	}
+	up := p.up()
+	for _, box := range p.records.holdersUntil(f.Path, f.Digest, until) {
 		tried[box] = true
-		copies++
+		if up[box] {
+			copies++
+		}
 	}
 	for copies < replicas {
-		if f.TTL > 0 && time.Since(t.taken) >= f.TTL {
+		if f.TTL > 0 && time.Since(since) >= f.TTL {
 			break
 		}
 		m := p.chooseBulk(tried)
@@ -360,10 +394,10 @@ func (p *Placement) placeBulk(ctx context.Context, f push.File, replicas int, t 
 			continue
 		}
 		tried[m.box.ID] = true
-		receipt, err := p.pushBulk(ctx, m, f, t.taken)
+		receipt, err := p.pushBulk(ctx, m, f, since)
 		switch {
 		case err == nil:
-			p.records.add(f, m.box.ID, receipt, taskFacts{t.extra, t.local})
+			p.records.add(f, m.box.ID, receipt, facts)
 			copies++
 		case ctx.Err() != nil:
 			return ctx.Err()

@@ -2,6 +2,7 @@ package placement
 
 import (
 	"context"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -65,6 +66,24 @@ func (r *Records) holders(path id.Path, d id.Digest) []id.BoxID {
 	now := time.Now()
 	for _, h := range f.holders {
 		if h.expires.IsZero() || h.expires.After(now) {
+			boxes = append(boxes, h.box)
+		}
+	}
+	return boxes
+}
+
+// holdersUntil returns the boxes that hold these bytes at least until then; the zero time: until
+// they need the room.
+func (r *Records) holdersUntil(path id.Path, d id.Digest, until time.Time) []id.BoxID {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	f := r.files[path]
+	if f == nil || f.digest != d {
+		return nil
+	}
+	var boxes []id.BoxID
+	for _, h := range f.holders {
+		if h.expires.IsZero() || !until.IsZero() && !h.expires.Before(until) {
 			boxes = append(boxes, h.box)
 		}
 	}
@@ -138,6 +157,57 @@ func (r *Records) isFirst(path id.Path, box id.BoxID) bool {
 	defer r.mu.RUnlock()
 	f := r.files[path]
 	return f != nil && f.first == box
+}
+
+// describe adds what a task said of a file that boxes hold already.
+func (r *Records) describe(f push.File, task taskFacts) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if known := r.files[f.Path]; known != nil && known.digest == f.Digest {
+		known.task = task
+		r.soil(f.Path)
+	}
+}
+
+// facts returns what the task of a file said.
+func (r *Records) facts(path id.Path) taskFacts {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if f := r.files[path]; f != nil {
+		return f.task
+	}
+	return taskFacts{}
+}
+
+// thin returns the files of tasks that fewer than so many of the boxes hold, with what is left of
+// their TTL, for as long as the publisher has them.
+func (r *Records) thin(replicas int, up map[id.BoxID]bool, now time.Time) []push.File {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	var files []push.File
+	for path, f := range r.files {
+		local, last := f.task.local, lastExpiry(f.holders)
+		left := time.Duration(0)
+		if !last.IsZero() {
+			left = last.Sub(now).Truncate(time.Second)
+		}
+		if local.Name == "" || !last.IsZero() && left < leastUseful {
+			continue
+		}
+		copies := 0
+		for _, h := range f.holders {
+			if up[h.box] {
+				copies++
+			}
+		}
+		if copies < min(replicas, len(up)) {
+			files = append(files, push.File{
+				Path: path, Digest: f.digest, Size: f.size, TTL: left,
+				Open: func() (io.ReadCloser, error) { return local.Open() },
+			})
+		}
+	}
+	return files
 }
 
 // replaceHoldings makes the records of a box what the box itself says that it holds.
