@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
+	"time"
 
 	"dandelion/pkg/id"
 	"dandelion/pkg/playlist"
@@ -13,13 +14,13 @@ import (
 
 // fetchAssets copies what an entry needs beside its segment and makes its tags refer to the
 // copies. Keys with a scheme ("https:", "skd:", "data:") are left alone.
-func (s *Stream) fetchAssets(r *rendition, l source.Listing, e *entry) error {
+func (s *Stream) fetchAssets(now time.Time, r *rendition, l source.Listing, e *entry) error {
 	if m := e.Listed.Map; m != nil {
-		path, uri, err := s.asset(r, l, m.URI, m.Range)
+		path, uri, err := s.asset(now, r, l, m.URI, m.Range)
 		if err != nil {
 			return fmt.Errorf("init segment %s: %w", id.Quote(m.URI), err)
 		}
-		keys, err := s.fetchKeys(r, l, e, m.Keys)
+		keys, err := s.fetchKeys(now, r, l, e, m.Keys)
 		if err != nil {
 			return err
 		}
@@ -28,16 +29,16 @@ func (s *Stream) fetchAssets(r *rendition, l source.Listing, e *entry) error {
 			URI: uri, Attrs: m.Attrs.With("URI", playlist.Quoted(uri)).Without("BYTERANGE"), Keys: keys,
 		}
 	}
-	keys, err := s.fetchKeys(r, l, e, e.Listed.Keys)
+	keys, err := s.fetchKeys(now, r, l, e, e.Listed.Keys)
 	e.Listed.Keys = keys
 	return err
 }
 
-func (s *Stream) fetchKeys(r *rendition, l source.Listing, e *entry, listed []playlist.Attributes) ([]playlist.Attributes, error) {
+func (s *Stream) fetchKeys(now time.Time, r *rendition, l source.Listing, e *entry, listed []playlist.Attributes) ([]playlist.Attributes, error) {
 	var keys []playlist.Attributes
 	for _, key := range listed {
 		if uri, ok := key.Get("URI"); ok && !source.HasScheme(uri) {
-			path, copied, err := s.asset(r, l, uri, nil)
+			path, copied, err := s.asset(now, r, l, uri, nil)
 			if err != nil {
 				return nil, fmt.Errorf("key %s: %w", id.Quote(uri), err)
 			}
@@ -50,7 +51,7 @@ func (s *Stream) fetchKeys(r *rendition, l source.Listing, e *entry, listed []pl
 }
 
 // asset copies an init segment or key, once for each content that the file has.
-func (s *Stream) asset(r *rendition, l source.Listing, uri string, part *playlist.Range) (id.Path, string, error) {
+func (s *Stream) asset(now time.Time, r *rendition, l source.Listing, uri string, part *playlist.Range) (id.Path, string, error) {
 	key := assetKey(uri, part)
 	had, have := r.assets[key]
 	f, err := s.src.Open(l.Path, uri)
@@ -64,11 +65,11 @@ func (s *Stream) asset(r *rendition, l source.Listing, uri string, part *playlis
 	if have && f.Was == had.Stat {
 		return had.Path, relative(had.Path), nil
 	}
-	if part != nil && f.Was.Size < part.Offset+part.Length {
-		return "", "", errNotYet
-	}
-	if f.Was.Size > s.cfg.WindowLimit {
-		return "", "", fmt.Errorf("its %d bytes are more than the whole window may have (%d)", f.Was.Size, s.cfg.WindowLimit)
+	if err := s.complete(now, r, l, f, part); err != nil {
+		if have && had.Epoch == r.epoch && errors.Is(err, errNotYet) {
+			return had.Path, relative(had.Path), nil // being written again, for another run
+		}
+		return "", "", err
 	}
 	digest, size, err := s.copyFile(f, part)
 	if err != nil {

@@ -31,20 +31,23 @@ func (s *Stream) fetch(now time.Time, r *rendition, l source.Listing, i int) (*e
 	}
 	e := &entry{Listed: listed}
 	e.Listed.Range = nil // cut out: the range's bytes are a file of their own here
-	if err := s.fetchAssets(r, l, e); err != nil {
-		return nil, s.patience(now, r, l, i, nil, &assetError{err})
+	if sequence := l.Media.Sequence + uint64(i); r.waitFor.sequence != sequence || r.waitFor.files == nil {
+		r.waitFor = waited{sequence: sequence, since: now, files: map[string]quietFile{}}
+	}
+	if err := s.fetchAssets(now, r, l, e); err != nil {
+		return nil, s.patience(now, r, l, i, &assetError{err})
 	}
 	f, err := s.src.Open(l.Path, listed.URI)
 	if err != nil {
-		return nil, s.patience(now, r, l, i, nil, err)
+		return nil, s.patience(now, r, l, i, err)
 	}
 	defer f.Close()
-	if err := s.complete(now, r, l, i, f); err != nil {
-		return nil, s.patience(now, r, l, i, f, err)
+	if err := s.complete(now, r, l, f, listed.Range); err != nil {
+		return nil, s.patience(now, r, l, i, err)
 	}
 	digest, size, err := s.copyFile(f, listed.Range)
 	if err != nil {
-		return nil, s.patience(now, r, l, i, f, err)
+		return nil, s.patience(now, r, l, i, err)
 	}
 	e.Digest, e.Size, e.Origin.Stat = digest, size, f.Was
 	if e.Path, e.Listed.URI, err = s.address(r, digest, f.Name); err != nil {
@@ -59,11 +62,10 @@ func (s *Stream) fetch(now time.Time, r *rendition, l source.Listing, i int) (*e
 // whole.
 const copiedQuiet = 30 * time.Second
 
-// complete reports whether a listed file is whole. What a playlist lists is complete, but
-// only when the playlist was written after it: an encoder that restarts begins to write the
-// names that its old playlist still lists.
-func (s *Stream) complete(now time.Time, r *rendition, l source.Listing, i int, f *source.File) error {
-	part := l.Media.Entries[i].Range
+// complete reports whether a listed file, or the part of it that is listed, is whole. What a
+// playlist lists is complete, but only when the playlist was written after it: an encoder
+// that restarts begins to write the names that its old playlist still lists.
+func (s *Stream) complete(now time.Time, r *rendition, l source.Listing, f *source.File, part *playlist.Range) error {
 	size := f.Was.Size
 	if part != nil {
 		size = part.Length
@@ -78,20 +80,24 @@ func (s *Stream) complete(now time.Time, r *rendition, l source.Listing, i int, 
 		return nil
 	}
 	// A copied directory has its files in any order: what does not change any more is whole.
-	quiet := copiedQuiet
+	need := copiedQuiet
 	if l.Media.Ended {
-		quiet = 2 * time.Duration(l.Media.TargetDuration) * time.Second
+		need = 2 * time.Duration(l.Media.TargetDuration) * time.Second
 	}
-	w := &r.waitFor
-	if w.sequence == l.Media.Sequence+uint64(i) && w.stat == f.Was && now.Sub(w.statAt) >= quiet {
-		return nil
+	quiet, ok := r.waitFor.files[f.Name]
+	if !ok || quiet.stat != f.Was {
+		r.waitFor.files[f.Name] = quietFile{f.Was, now}
+		return errNotYet
 	}
-	return errNotYet
+	if now.Sub(quiet.since) < need {
+		return errNotYet
+	}
+	return nil
 }
 
 // patience turns the trouble with a listed segment into errNotYet as long as it may pass: no
 // later segment is whole, and its file has not been missing for a whole target duration.
-func (s *Stream) patience(now time.Time, r *rendition, l source.Listing, i int, f *source.File, err error) error {
+func (s *Stream) patience(now time.Time, r *rendition, l source.Listing, i int, err error) error {
 	if errors.Is(err, errOwnDisk) {
 		s.report(problemDisk, "the window cannot be written: "+err.Error())
 		return errNotYet
@@ -100,15 +106,7 @@ func (s *Stream) patience(now time.Time, r *rendition, l source.Listing, i int, 
 	if !missing && !errors.Is(err, errNotYet) {
 		return err
 	}
-	sequence := l.Media.Sequence + uint64(i)
-	w := &r.waitFor
-	if w.since.IsZero() || w.sequence != sequence {
-		*w = waited{sequence: sequence, since: now}
-	}
-	if f != nil && (w.stat != f.Was || w.statAt.IsZero()) {
-		w.stat, w.statAt = f.Was, now
-	}
-	if missing && now.Sub(w.since) >= time.Duration(max(l.Media.TargetDuration, 1))*time.Second {
+	if missing && now.Sub(r.waitFor.since) >= time.Duration(max(l.Media.TargetDuration, 1))*time.Second {
 		return err
 	}
 	var asset *assetError

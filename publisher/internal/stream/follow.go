@@ -41,8 +41,13 @@ type tracker struct {
 type waited struct {
 	sequence uint64
 	since    time.Time
-	stat     source.Stat
-	statAt   time.Time // since when the file is as it is
+	files    map[string]quietFile // by URI: it and what it needs
+}
+
+// quietFile is a file as it has been since a time.
+type quietFile struct {
+	stat  source.Stat
+	since time.Time
 }
 
 // fellPatience is how long numbers must stay lower before an encoder is taken to have

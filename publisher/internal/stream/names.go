@@ -20,6 +20,15 @@ func (s *Stream) rendition(u source.Update, path string) *rendition {
 			return r
 		}
 	}
+	if r := s.index.alone; r != nil && !r.listed && len(u.Listings) == 1 && u.Multivariant == nil {
+		// The only playlist is the stream, whatever the encoder calls it this time.
+		r.path, r.listed = path, true
+		r.met, r.broken, r.seen = false, true, nil
+		r.epoch++
+		s.changed()
+		s.log.Info("encoder restarted with another playlist, viewers get a discontinuity", "rendition", r.name, "playlist", path)
+		return r
+	}
 	if len(s.renditions) >= 2*source.MaxListings && !s.retire() {
 		return nil
 	}
@@ -38,7 +47,7 @@ func (s *Stream) rendition(u source.Update, path string) *rendition {
 // its playlists new names at each start must not fill the memory.
 func (s *Stream) retire() bool {
 	for i, r := range s.renditions { // in the order in which they came
-		if r.listed {
+		if r.listed || r == s.index.alone {
 			continue
 		}
 		r.start, r.shown = len(r.entries), len(r.entries)
@@ -147,5 +156,6 @@ func (s *Stream) prepare(u source.Update) {
 type index struct {
 	path  string // of the multivariant playlist in the source
 	multi *playlist.Multivariant
-	bits  map[id.RenditionName]int // of the playlist that is made where the encoder has none
+	alone *rendition               // whose playlist the index is, where there is no other and no multivariant
+	bits  map[id.RenditionName]int // in the playlist that is made where the encoder made none
 }

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -101,16 +102,14 @@ func (e *encoder) lose() {
 	os.Remove(e.r.dir + "/" + lost)
 }
 
+var seeds = flag.Int("seeds", 40, "random histories to play")
+
 // Whatever the encoder, the boxes and crashes do, a viewer sees playlists that keep what RFC
 // 8216 section 6.2 promises between any two reloads, and that lead to whole segments, each
 // once and in order, with every break marked.
 func TestPlaylistsKeepTheirPromises(t *testing.T) {
 	t.Parallel()
-	seeds := 1500
-	if testing.Short() {
-		seeds = 20
-	}
-	for seed := range seeds {
+	for seed := range *seeds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) { t.Parallel(); play(t, uint64(seed), 250) })
 	}
 }

@@ -157,6 +157,10 @@ func (s *Stream) showIndex(now time.Time) {
 	switch {
 	case len(listed) == 1 && listed[0].mayBeAlone(now):
 		r := listed[0]
+		if s.index.alone != r {
+			s.index.alone = r
+			s.changed()
+		}
 		s.setPage(now, "index.m3u8", r.render(string(r.name)+"/"), r.maxAge())
 	case len(listed) > 1:
 		s.setPage(now, "index.m3u8", s.compose(listed), maxPlaylistAge)
@@ -195,6 +199,7 @@ func (s *Stream) showMultivariant(now time.Time) {
 // measured once, so that the playlist does not change all the time.
 func (s *Stream) compose(listed []*rendition) []byte {
 	if s.index.bits == nil {
+		s.log.Warn("several media playlists and no multivariant playlist: taken as variants of one stream; give each stream a directory of its own, or let the encoder write a multivariant playlist")
 		s.index.bits = map[id.RenditionName]int{}
 	}
 	m := &playlist.Multivariant{}

@@ -228,8 +228,18 @@ func (r *rig) check() {
 				r.t.Fatalf("%s: %v\nwas:\n%s\nis:\n%s\nlog:\n%s", name, err, old.AppendTo(nil), page.Body, r.logs)
 			}
 		}
+		if old := r.seen[name]; old != nil && media.Sequence > old.Sequence && span(media) < 3*time.Duration(media.TargetDuration)*time.Second {
+			r.t.Fatalf("%s: segments left, and only %v remain\n%s", name, span(media), page.Body)
+		}
 		r.seen[name] = media
 	}
+}
+
+func span(m *playlist.Media) (sum time.Duration) {
+	for _, e := range m.Entries {
+		sum += e.Duration.Value
+	}
+	return sum
 }
 
 // shown returns a rendition's playlist, which must be there.

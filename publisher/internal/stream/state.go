@@ -21,6 +21,7 @@ type stateFile struct {
 	Boot       string           `json:"boot"`    // of the machine, see bootID
 	IndexPath  string           `json:"index_path,omitempty"`
 	Index      string           `json:"index,omitempty"` // the encoder's multivariant playlist
+	Alone      id.RenditionName `json:"alone,omitempty"` // whose playlist the index is
 	Renditions []renditionState `json:"renditions"`
 	Assets     []assetState     `json:"assets,omitempty"`
 }
@@ -89,6 +90,9 @@ func (s *Stream) snapshot() (*stateFile, map[*rendition]promise) {
 	state := &stateFile{Version: stateVersion, Boot: bootID(), Renditions: []renditionState{}}
 	if s.index.multi != nil {
 		state.IndexPath, state.Index = s.index.path, string(s.index.multi.AppendTo(nil))
+	}
+	if s.index.alone != nil {
+		state.Alone = s.index.alone.name
 	}
 	promises := map[*rendition]promise{}
 	for _, r := range s.renditions {
@@ -204,7 +208,11 @@ func (s *Stream) restore(now time.Time, state *stateFile) {
 		s.index.path, s.index.multi = state.IndexPath, multi
 	}
 	for i := range state.Renditions {
-		s.renditions = append(s.renditions, s.restoreRendition(now, &state.Renditions[i], there, verify))
+		r := s.restoreRendition(now, &state.Renditions[i], there, verify)
+		s.renditions = append(s.renditions, r)
+		if r.name == state.Alone {
+			s.index.alone = r
+		}
 	}
 }
 

@@ -1,9 +1,29 @@
 package stream
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"strings"
 	"testing"
 	"time"
 )
+
+func TestNewRefuses(t *testing.T) {
+	t.Parallel()
+	for want, cfg := range map[string]Config{
+		"is not a stream name":  {Name: "a/b", Source: "dir:/var/hls"},
+		`want "dir:"`:           {Name: "demo", Source: "/var/hls"},
+		"want an absolute path": {Name: "demo", Source: "dir:hls"},
+		"is negative":           {Name: "demo", Source: "dir:/var/hls", SegmentTTL: -1},
+	} {
+		if _, err := New(cfg, nil, slog.Default()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%+v: %v, want %q", cfg, err, want)
+		}
+	}
+}
 
 func TestSegmentsAreShownWhenABoxHoldsThem(t *testing.T) {
 	t.Parallel()
@@ -20,6 +40,9 @@ func TestSegmentsAreShownWhenABoxHoldsThem(t *testing.T) {
 	}
 	if first.TTL != 14*time.Second || !first.Expires.Equal(r.now.Add(first.TTL)) {
 		t.Errorf("TTL %v, want twice the window of 6 s and a segment", first.TTL)
+	}
+	if b, err := os.ReadFile(first.File); err != nil || string(b) != "a 0.ts" {
+		t.Errorf("%q, %v", b, err)
 	}
 	r.s.Placed(first.Path)
 	if _, ok := r.s.Playlist("index/index.m3u8"); ok {
@@ -59,4 +82,454 @@ func TestSegmentsDoNotWaitLong(t *testing.T) {
 	r.look()
 	r.save()
 	r.want("index", "a 0.ts a 1.ts")
+}
+
+func TestWindowFollowsTheEncoders(t *testing.T) {
+	t.Parallel()
+	r := newRig(t).start()
+	r.boxes = 0
+	r.segments("a", "7.ts", "8.ts", "9.ts", "10.ts", "11.ts", "12.ts")
+	r.media("index.m3u8", 7, "7.ts", "8.ts", "9.ts")
+	r.step(0)
+	if got := r.shown("index/index.m3u8"); got.Sequence != 7 || got.TargetDuration != 2 || got.Version != 3 {
+		t.Errorf("%+v; want the encoder's number", got)
+	}
+	r.media("index.m3u8", 9, "9.ts", "10.ts", "11.ts")
+	r.step(2 * time.Second)
+	r.want("index", "a 9.ts a 10.ts a 11.ts")
+	r.media("index.m3u8", 11, "11.ts", "12.ts") // a window shorter than three target durations
+	r.step(2 * time.Second)
+	r.want("index", "a 10.ts a 11.ts a 12.ts")
+
+	// What has left is there for as long as RFC 8216 asks: its duration and the playlist's.
+	left := r.placed[0]
+	if got := r.read("index", strings.TrimPrefix(string(left.Path), "/live/demo/index/")); got != "a 7.ts" {
+		t.Error(got)
+	}
+	r.step(5 * time.Second)
+	if _, _, err := r.s.Open(left.Path); err != nil {
+		t.Errorf("7 s after it left: %v", err)
+	}
+	r.step(time.Second)
+	if _, _, err := r.s.Open(left.Path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("8 s after it left: %v", err)
+	}
+	if n := len(r.files()); n != 4 { // of 8.ts to 12.ts, without 8.ts, which left with 7.ts
+		t.Errorf("%d files in the window: %v", n, r.files())
+	}
+}
+
+func TestEncoderRestartsWithTheSameNames(t *testing.T) {
+	t.Parallel()
+	r := newRig(t).start()
+	r.boxes = 0
+	r.segments("a", "0.ts", "1.ts", "2.ts")
+	r.media("index.m3u8", 0, "0.ts", "1.ts", "2.ts")
+	r.step(0)
+	r.segments("b", "0.ts") // not listed yet: the old playlist is still there
+	r.step(time.Second)
+	r.want("index", "a 0.ts a 1.ts a 2.ts")
+	r.media("index.m3u8", 0, "0.ts")
+	r.step(time.Second)
+	r.want("index", "a 1.ts a 2.ts | b 0.ts")
+	r.segments("b", "1.ts", "2.ts", "3.ts")
+	r.media("index.m3u8", 0, "0.ts", "1.ts", "2.ts")
+	r.step(4 * time.Second)
+	r.want("index", "| b 0.ts b 1.ts b 2.ts")
+	if got := r.shown("index/index.m3u8"); got.Sequence != 3 || got.DiscontinuitySequence != 0 {
+		t.Errorf("sequence %d, discontinuities %d", got.Sequence, got.DiscontinuitySequence)
+	}
+	r.media("index.m3u8", 1, "1.ts", "2.ts", "3.ts")
+	r.step(2 * time.Second)
+	r.want("index", "b 1.ts b 2.ts b 3.ts")
+	if got := r.shown("index/index.m3u8"); got.Sequence != 4 || got.DiscontinuitySequence != 1 {
+		t.Errorf("sequence %d, discontinuities %d; the one that left must be counted", got.Sequence, got.DiscontinuitySequence)
+	}
+	// A playlist of one segment, written again with the same text by another encoder.
+	r.segments("c", "0.ts")
+	r.media("index.m3u8", 0, "0.ts")
+	r.step(2 * time.Second)
+	r.segments("d", "0.ts")
+	r.media("index.m3u8", 0, "0.ts")
+	r.step(2 * time.Second)
+	if got := r.contents("index"); !strings.HasSuffix(got, "| c 0.ts | d 0.ts") {
+		t.Error(got)
+	}
+}
+
+func TestFilesTouchedAreNotARestart(t *testing.T) {
+	t.Parallel()
+	r := newRig(t).start()
+	r.boxes = 0
+	r.segments("a", "0.ts", "1.ts", "2.ts", "3.ts")
+	r.media("index.m3u8", 0, "0.ts", "1.ts", "2.ts")
+	r.step(0)
+	r.segments("a", "0.ts", "1.ts", "2.ts") // the same bytes again, as after a restore
+	r.media("index.m3u8", 0, "0.ts", "1.ts", "2.ts", "3.ts")
+	r.step(time.Second)
+	r.want("index", "a 0.ts a 1.ts a 2.ts a 3.ts")
+}
+
+func TestSegmentsThatWereMissed(t *testing.T) {
+	t.Parallel()
+	r := newRig(t).start()
+	r.boxes = 0
+	r.segments("a", "0.ts", "1.ts", "2.ts", "5.ts", "6.ts", "7.ts")
+	r.media("index.m3u8", 0, "0.ts", "1.ts", "2.ts")
+	r.step(0)
+	r.media("index.m3u8", 5, "5.ts", "6.ts", "7.ts")
+	r.step(0)
+	if got := r.contents("index"); !strings.HasSuffix(got, "| a 5.ts a 6.ts a 7.ts") {
+		t.Error(got)
+	}
+	if got := r.shown("index/index.m3u8"); got.Sequence+uint64(len(got.Entries)) != 6 {
+		t.Errorf("the number jumped to %d", got.Sequence)
+	}
+}
+
+func TestLostSegmentsAreGaps(t *testing.T) {
+	t.Parallel()
+	r := newRig(t).start()
+	r.boxes = 0
+	// What is gone at the very beginning is not missed by anybody.
+	r.segments("a", "1.ts", "2.ts")
+	r.media("index.m3u8", 0, "0.ts", "1.ts", "2.ts")
+	r.step(0)
+	r.want("index", "a 1.ts a 2.ts")
+	// Gone, and a later one is there.
+	r.segments("a", "4.ts")
+	r.media("index.m3u8", 0, "0.ts", "1.ts", "2.ts", "3.ts", "4.ts")
+	r.step(0)
+	r.want("index", "a 1.ts a 2.ts - a 4.ts")
+	if got := r.shown("index/index.m3u8"); got.Version != 8 || got.Entries[2].URI != "gap/3" {
+		t.Errorf("version %d, %+v", got.Version, got.Entries[2])
+	}
+	if _, _, err := r.s.Open("/live/demo/index/gap/3"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("open of a gap: %v", err)
+	}
+	// The last one may still come, for a target duration.
+	r.media("index.m3u8", 0, "0.ts", "1.ts", "2.ts", "3.ts", "4.ts", "5.ts")
+	r.step(0)
+	r.step(time.Second)
+	r.want("index", "a 1.ts a 2.ts - a 4.ts")
+	r.segments("a", "5.ts")
+	r.media("index.m3u8", 0, "0.ts", "1.ts", "2.ts", "3.ts", "4.ts", "5.ts")
+	r.step(500 * time.Millisecond)
+	r.want("index", "a 1.ts a 2.ts - a 4.ts a 5.ts")
+	r.media("index.m3u8", 0, "0.ts", "1.ts", "2.ts", "3.ts", "4.ts", "5.ts", "6.ts")
+	r.step(0)
+	r.step(2 * time.Second)
+	r.want("index", "a 1.ts a 2.ts - a 4.ts a 5.ts -")
+	// What the encoder itself marks as missing.
+	r.segments("a", "8.ts")
+	r.media("index.m3u8", 5, "5.ts", "6.ts", "#EXT-X-GAP", "7.ts", "8.ts")
+	r.step(0)
+	if got := r.contents("index"); !strings.HasSuffix(got, "a 5.ts - - a 8.ts") {
+		t.Error(got)
+	}
+}
+
+func TestURIsThatLeadOutAreGaps(t *testing.T) {
+	t.Parallel()
+	r := newRig(t).start()
+	r.boxes = 0
+	r.segments("a", "0.ts", "9.ts")
+	r.media("index.m3u8", 0, "0.ts")
+	r.step(0)
+	for range 3 {
+		r.media("index.m3u8", 0, "0.ts", "http://host/1.ts", "../../etc/passwd", "/etc/passwd", "file:///etc/passwd", "9.ts")
+		r.step(time.Second)
+	}
+	r.want("index", "a 0.ts - - - - a 9.ts")
+	if n := strings.Count(r.logs.String(), "segments are lost"); n != 1 || !strings.Contains(r.logs.String(), "not relative to its playlist") {
+		t.Errorf("logged %d times, want once, with the reason:\n%s", n, r.logs)
+	}
+}
+
+// A file that was written after the playlist that lists it is another one, half written.
+func TestFilesNewerThanTheirPlaylistWait(t *testing.T) {
+	t.Parallel()
+	r := newRig(t).start()
+	r.boxes = 0
+	r.media("index.m3u8", 0, "0.ts")
+	r.segments("half", "0.ts")
+	r.step(0)
+	r.step(20 * time.Second)
+	if _, ok := r.s.Playlist("index/index.m3u8"); ok {
+		t.Fatal("shown")
+	}
+	r.segments("whole", "0.ts")
+	r.media("index.m3u8", 0, "0.ts")
+	r.step(time.Second)
+	r.want("index", "whole 0.ts")
+
+	// In a copied directory the files have any order. They count when they stay as they are.
+	r = newRig(t).start()
+	r.boxes = 0
+	r.media("index.m3u8", 0, "0.ts", "1.ts", "#EXT-X-ENDLIST")
+	r.segments("a", "0.ts", "1.ts")
+	r.step(0)
+	r.step(4 * time.Second)
+	r.step(4 * time.Second)
+	r.want("index", "a 0.ts a 1.ts")
+}
+
+func TestSameBytesTwice(t *testing.T) {
+	t.Parallel()
+	r := newRig(t).start()
+	r.write("loop.ts", "clip")
+	r.media("index.m3u8", 0, "loop.ts", "loop.ts")
+	r.step(0)
+	r.s.Placed(r.placed[0].Path)
+	r.want("index", "clip clip")
+	if len(r.files()) != 1 || len(r.placed) != 2 {
+		t.Errorf("%d files, %d offered", len(r.files()), len(r.placed))
+	}
+	for i := range 20 {
+		r.media("index.m3u8", i+1, "loop.ts", "loop.ts", "loop.ts")
+		r.step(2 * time.Second)
+	}
+	r.want("index", "clip clip clip")
+	if entries := len(r.s.renditions[0].entries); entries > 10 {
+		t.Errorf("%d entries are kept", entries)
+	}
+}
+
+func TestEnd(t *testing.T) {
+	t.Parallel()
+	r := newRig(t).start()
+	r.boxes = 0
+	r.segments("a", "0.ts", "1.ts", "2.ts")
+	r.media("index.m3u8", 0, "0.ts", "1.ts", "2.ts")
+	r.step(0)
+	r.media("index.m3u8", 0, "0.ts", "1.ts", "2.ts", "#EXT-X-ENDLIST")
+	r.step(time.Second)
+	if r.shown("index.m3u8").Ended {
+		t.Error("ended at once: an encoder that restarts must have time to come back")
+	}
+	if !r.s.Status().Ended {
+		t.Error("the status does not say that it ended")
+	}
+	if next := r.s.tick(r.now); next != 6*time.Second {
+		t.Errorf("the next thing to do is in %v, want in three target durations", next)
+	}
+	r.now = r.now.Add(6 * time.Second)
+	r.s.tick(r.now)
+	if !r.shown("index.m3u8").Ended || !r.shown("index/index.m3u8").Ended {
+		t.Error("not ended")
+	}
+	r.start() // a viewer who comes after a restart of ours
+	if !r.shown("index.m3u8").Ended {
+		t.Error("not ended after a restart")
+	}
+	r.segments("b", "0.ts")
+	r.media("index.m3u8", 0, "0.ts")
+	r.step(time.Second)
+	r.want("index", "a 1.ts a 2.ts | b 0.ts")
+	if r.shown("index.m3u8").Ended {
+		t.Error("still ended when the encoder is back")
+	}
+}
+
+func TestEndBeforeTheStart(t *testing.T) {
+	t.Parallel()
+	r := newRig(t).start()
+	r.boxes = 0
+	r.segments("a", "0.ts")
+	r.media("index.m3u8", 0, "#EXT-X-PLAYLIST-TYPE:VOD", "0.ts", "#EXT-X-ENDLIST")
+	r.step(0)
+	if got := r.shown("index.m3u8"); !got.Ended || got.Type != "" {
+		t.Errorf("%+v; want an ended playlist at once, without a promise that nothing ever leaves", got)
+	}
+}
+
+func TestTags(t *testing.T) {
+	t.Parallel()
+	r := newRig(t).start()
+	r.boxes = 0
+	r.segments("a", "0 a.ts", "1.ts")
+	r.media("index.m3u8", 0, "#EXT-X-INDEPENDENT-SEGMENTS", "#EXT-X-SERVER-CONTROL:CAN-BLOCK-RELOAD=YES",
+		"#EXT-X-PROGRAM-DATE-TIME:2026-01-02T03:04:05.678+0000", "#EXT-X-CUE-OUT:30", "0 a.ts", "#EXT-X-DISCONTINUITY", "1.ts")
+	r.step(0)
+	page, _ := r.s.Playlist("index.m3u8")
+	short := func(i int) string { return r.placed[i].Digest.Short() }
+	want := "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:2\n#EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-INDEPENDENT-SEGMENTS\n" +
+		"#EXT-X-PROGRAM-DATE-TIME:2026-01-02T03:04:05.678+0000\n#EXT-X-CUE-OUT:30\n#EXTINF:2.000000,\nindex/" + short(0) + "/0%20a.ts\n" +
+		"#EXT-X-DISCONTINUITY\n#EXTINF:2.000000,\nindex/" + short(1) + "/1.ts\n"
+	if string(page.Body) != want {
+		t.Errorf("got\n%s\nwant\n%s", page.Body, want)
+	}
+	if page.ETag == "" || page.ETag[0] != '"' || !page.Modified.Equal(r.now) || page.MaxAge != time.Second {
+		t.Errorf("%+v", page)
+	}
+	// The target duration grows with the segments, and never shrinks.
+	r.write("2.ts", "long")
+	r.write("index.m3u8", mediaText(0, "0 a.ts", "1.ts")+"#EXTINF:3.6,\n2.ts\n")
+	r.step(0)
+	if got := r.shown("index.m3u8"); got.TargetDuration != 4 {
+		t.Errorf("target duration %d", got.TargetDuration)
+	}
+}
+
+func TestStatus(t *testing.T) {
+	t.Parallel()
+	r := newRig(t).start()
+	r.boxes = 0
+	r.write("0.ts", strings.Repeat("x", 1000))
+	r.write("1.ts", strings.Repeat("y", 1000))
+	r.media("index.m3u8", 3, "0.ts", "1.ts")
+	r.step(0)
+	got := r.s.Status()
+	if len(got.Renditions) != 1 || got.Problem != "" || got.Ended || got.Name != "demo" {
+		t.Fatalf("%+v", got)
+	}
+	want := RenditionStatus{Name: "index", MediaSequence: 3, Entries: 2, TargetDuration: 2, LastSegment: r.now, BitRate: 4000}
+	if got.Renditions[0] != want {
+		t.Errorf("%+v, want %+v", got.Renditions[0], want)
+	}
+}
+
+func TestShortTTL(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.cfg.SegmentTTL = 10 * time.Second
+	r.start()
+	r.segments("a", "0.ts", "1.ts", "2.ts", "3.ts")
+	r.media("index.m3u8", 0, "0.ts", "1.ts", "2.ts")
+	for range 3 {
+		r.step(time.Second)
+	}
+	problem := r.s.Status().Problem
+	if len(r.placed) > 0 || !strings.Contains(problem, "segment_ttl 10s") || !strings.Contains(problem, "14s or more") {
+		t.Errorf("%d offered, problem %q", len(r.placed), problem)
+	}
+	if n := strings.Count(r.logs.String(), "level=ERROR"); n != 1 {
+		t.Errorf("logged %d times:\n%s", n, r.logs)
+	}
+	r.cfg.SegmentTTL = 14 * time.Second
+	r.start()
+	r.step(0)
+	if len(r.placed) != 3 || r.placed[0].TTL != 14*time.Second || r.s.Status().Problem != "" {
+		t.Errorf("%d offered, problem %q", len(r.placed), r.s.Status().Problem)
+	}
+	// It grows while it runs: that stops nobody.
+	r.media("index.m3u8", 0, "0.ts", "1.ts", "2.ts", "3.ts")
+	r.step(0)
+	if n := len(r.placed); n != 4 || r.placed[3].TTL != 18*time.Second || !strings.Contains(r.s.Status().Problem, "18s or more") {
+		t.Errorf("%d offered, problem %q", n, r.s.Status().Problem)
+	}
+}
+
+func TestWindowLimit(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.cfg.WindowLimit = 1000
+	r.start()
+	r.boxes = 0
+	var names []string
+	for i := range 20 {
+		name := string(rune('a'+i)) + ".ts"
+		r.write(name, strings.Repeat(string(rune('a'+i)), 200))
+		names = append(names, name)
+		r.media("index.m3u8", 0, names...) // the encoder never drops anything
+		r.step(2 * time.Second)
+		r.step(0)
+		if got := r.s.window.bytes(); got > 1200 {
+			t.Fatalf("%d bytes after %d segments", got, i+1)
+		}
+	}
+	if got := len(r.shown("index.m3u8").Entries); got < 3 || got > 5 {
+		t.Errorf("%d entries shown", got)
+	}
+	if problem := r.s.Status().Problem; problem != "" {
+		t.Error(problem)
+	}
+	// Larger than all that may be kept, one and three.
+	r.write("huge.ts", strings.Repeat("x", 1001))
+	r.write("v.ts", strings.Repeat("v", 400))
+	r.write("w.ts", strings.Repeat("w", 400))
+	r.write("x.ts", strings.Repeat("x", 400))
+	r.media("index.m3u8", 19, names[19], "huge.ts", "v.ts", "w.ts", "x.ts")
+	r.step(2 * time.Second)
+	r.step(time.Minute)
+	r.step(time.Minute)
+	if got := len(r.shown("index.m3u8").Entries); got != 3 {
+		t.Errorf("%d entries shown, want the three target durations that must be", got)
+	}
+	if problem := r.s.Status().Problem; !strings.Contains(problem, "window_limit of 1000 bytes is too small") || !strings.Contains(problem, "1200") {
+		t.Errorf("problem %q", problem)
+	}
+	if !strings.Contains(r.logs.String(), "1001 bytes are more than the whole window") {
+		t.Errorf("log:\n%s", r.logs)
+	}
+}
+
+func TestPlaylistNames(t *testing.T) {
+	t.Parallel()
+	r := newRig(t).start()
+	for _, c := range []struct {
+		path  string
+		alone bool
+		want  string
+	}{
+		{"stream_0.m3u8", true, "stream_0"},
+		{"720p/index.m3u8", true, "720p"},
+		{"720p/audio.m3u8", false, "720p_audio"},
+		{"a/b/index.m3u8", true, "a_b"},
+		{"a/b_index.m3u8", false, "a_b_index"},
+		{"a b/ü.m3u8", true, "a-b"},
+		{"_x.m3u8", true, "x"},
+		{"x.m3u8", true, "x-2"},
+		{".m3u8", true, "rendition"},
+		{strings.Repeat("l", 80) + ".m3u8", true, strings.Repeat("l", 64)},
+		{strings.Repeat("l", 81) + ".m3u8", true, strings.Repeat("l", 62) + "-2"},
+	} {
+		name := r.s.newName(c.path, c.alone)
+		if string(name) != c.want {
+			t.Errorf("%s: %q, want %q", c.path, name, c.want)
+		}
+		r.s.renditions = append(r.s.renditions, &rendition{path: c.path, name: name})
+	}
+}
+
+// An encoder that gives its playlists new names at each start.
+func TestMoreRenditionsThanFit(t *testing.T) {
+	t.Parallel()
+	r := newRig(t).start()
+	r.boxes = 0
+	for i := range 150 {
+		for _, kind := range []string{"a", "v"} {
+			name := fmt.Sprintf("%s-%d.m3u8", kind, i)
+			r.segments(name, kind+"0.ts", kind+"1.ts")
+			r.media(name, 0, kind+"0.ts", kind+"1.ts")
+		}
+		r.step(time.Second)
+		r.remove(fmt.Sprintf("a-%d.m3u8", i))
+		r.remove(fmt.Sprintf("v-%d.m3u8", i))
+	}
+	if n := len(r.s.renditions); n > 130 {
+		t.Errorf("%d renditions are kept", n)
+	}
+	if n := len(*r.s.pages.Load()); n > 131 {
+		t.Errorf("%d playlists are kept", n)
+	}
+}
+
+// The same with one playlist: for viewers it is one stream that goes on.
+func TestTheOnlyPlaylistChangesItsName(t *testing.T) {
+	t.Parallel()
+	r := newRig(t).start()
+	r.boxes = 0
+	r.segments("a", "0.ts", "1.ts", "2.ts")
+	r.media("a.m3u8", 0, "0.ts", "1.ts", "2.ts")
+	r.step(0)
+	r.start()
+	r.remove("a.m3u8")
+	r.segments("b", "0.ts", "1.ts")
+	r.media("b.m3u8", 0, "0.ts", "1.ts")
+	r.step(time.Second)
+	r.want("a", "a 2.ts | b 0.ts b 1.ts")
+	if got := r.shown("index.m3u8"); got.Sequence != 2 {
+		t.Errorf("sequence %d", got.Sequence)
+	}
 }
