@@ -156,7 +156,7 @@ func (x *Exchange) decode(message []byte) error {
 	return err
 }
 
-func (x *Exchange) decodeField(dec *jsontext.Decoder) error {
+func (x *Exchange) decodeField(dec *decoder) error {
 	quoted, err := dec.ReadValue()
 	if err != nil {
 		return err
@@ -248,16 +248,56 @@ func (x *Exchange) setGeoIP(value jsontext.Value) error {
 	if value.Kind() != '{' {
 		return nil
 	}
-	var g GeoIP
-	if err := json.Unmarshal(value, &g); err != nil {
-		return fmt.Errorf("want an object of strings")
+	return x.GeoIP.decode(value)
+}
+
+// decode reads an object of strings. Names that it does not know are passed over.
+func (g *GeoIP) decode(object jsontext.Value) error {
+	dec := borrowDecoder(object)
+	defer returnDecoder(dec)
+	if _, err := dec.ReadToken(); err != nil {
+		return err
 	}
-	for _, s := range []string{g.IP, g.Hostname, g.Country, g.City, g.Region, g.Org, g.Loc} {
-		if len(s) > MaxField {
-			return fmt.Errorf("a field is longer than %d bytes", MaxField)
+	for dec.PeekKind() == '"' {
+		name, err := dec.ReadToken()
+		if err != nil {
+			return err
+		}
+		dest := g.field(name.String())
+		value, err := dec.ReadValue()
+		switch {
+		case err != nil:
+			return err
+		case dest == nil || value.Kind() == 'n':
+			continue
+		case value.Kind() != '"':
+			return errors.New("want an object of strings")
+		}
+		if *dest, err = textOf(value); err != nil {
+			return err
 		}
 	}
-	x.GeoIP = g
+	_, err := dec.ReadToken()
+	return err
+}
+
+func (g *GeoIP) field(name string) *string {
+	switch name {
+	case "IP":
+		return &g.IP
+	case "HOSTNAME":
+		return &g.Hostname
+	case "COUNTRY":
+		return &g.Country
+	case "CITY":
+		return &g.City
+	case "REGION":
+		return &g.Region
+	case "ORG":
+		return &g.Org
+	case "LOC":
+		return &g.Loc
+	}
 	return nil
 }
 
@@ -361,26 +401,27 @@ func (x *Exchange) Flat() map[string]string {
 }
 
 // EachFlat calls yield with each name and value of Flat once, in an order that is always the same.
-func (x *Exchange) EachFlat(yield func(name, value string)) { x.EachChange(nil, yield) }
+func (x *Exchange) EachFlat(yield func(name, value string)) {
+	x.EachChange(nil, func(name, value string, _ bool) { yield(name, value) })
+}
 
-// EachChange calls yield with what differs between the Flat of before and that of x: a name and
-// its value now, "" for one that is not there any more. A nil before has nothing.
-func (x *Exchange) EachChange(before *Exchange, yield func(name, value string)) {
+// EachChange calls yield with what differs between the Flat of before and that of x: a name, its
+// value now ("" for one that is not there any more), and whether before had none. A nil before
+// has nothing.
+func (x *Exchange) EachChange(before *Exchange, yield func(name, value string, appears bool)) {
 	if before == nil {
 		before = &nothing
+		yield("COMMAND", CommandExchange, true)
 	}
 	put := func(name, was, is string) {
 		if was != is {
-			yield(name, is)
+			yield(name, is, was == "")
 		}
 	}
 	put("ID", before.ID, x.ID)
 	put("IP", before.IP, x.IP)
 	put("PORT", string(before.Port), string(x.Port))
 	put("TYPE", before.Type, x.Type)
-	if before == &nothing {
-		yield("COMMAND", CommandExchange)
-	}
 	put("CONNECT_WS", before.ConnectWS, x.ConnectWS)
 	put("EDGE_URL", before.EdgeURL, x.EdgeURL)
 	if before.GeoIP != x.GeoIP {
@@ -392,7 +433,7 @@ func (x *Exchange) EachChange(before *Exchange, yield func(name, value string)) 
 	for _, f := range systemFields {
 		was, is := *f.of(&before.System), *f.of(&x.System)
 		if was != is && !(math.IsNaN(was) && math.IsNaN(is)) {
-			put(f.name, formatNumber(was), formatNumber(is))
+			yield(f.name, formatNumber(is), math.IsNaN(was))
 		}
 	}
 }

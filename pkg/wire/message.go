@@ -117,18 +117,24 @@ func readEnvelope(message []byte) (e Envelope, err error) {
 	return e, nil
 }
 
-// decoders are kept: each has a kilobyte and more of its own.
-var decoders = sync.Pool{New: func() any { return new(jsontext.Decoder) }}
+// decoder is a jsontext.Decoder of one message. They are kept: each has a kilobyte of its own.
+type decoder struct {
+	jsontext.Decoder
+	message bytes.Buffer // out of a Buffer, and of nothing else, it reads without a copy
+}
 
-func borrowDecoder(message []byte) *jsontext.Decoder {
-	dec := decoders.Get().(*jsontext.Decoder)
-	// Out of a Buffer, and of nothing else, it reads without a copy.
-	dec.Reset(bytes.NewBuffer(message), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+var decoders = sync.Pool{New: func() any { return new(decoder) }}
+
+func borrowDecoder(message []byte) *decoder {
+	dec := decoders.Get().(*decoder)
+	dec.message = *bytes.NewBuffer(message)
+	dec.Reset(&dec.message, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 	return dec
 }
 
-func returnDecoder(dec *jsontext.Decoder) {
+func returnDecoder(dec *decoder) {
 	dec.Reset(nobody) // so that it does not hold the message
+	dec.message = bytes.Buffer{}
 	decoders.Put(dec)
 }
 

@@ -9,6 +9,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"hash/maphash"
 	"log/slog"
 	"slices"
 
@@ -27,6 +28,7 @@ type Endpoint struct {
 	prober   *Prober
 	places   *geo.DB
 	log      *slog.Logger
+	seed     maphash.Seed
 
 	unaccounted prometheus.Counter
 }
@@ -34,7 +36,7 @@ type Endpoint struct {
 // New returns an endpoint that keeps leases in reg and has boxes dialled by prober. places may
 // be nil.
 func New(reg *registry.Registry, prober *Prober, places *geo.DB, log *slog.Logger, metrics prometheus.Registerer) *Endpoint {
-	e := &Endpoint{registry: reg, prober: prober, places: places, log: log}
+	e := &Endpoint{registry: reg, prober: prober, places: places, log: log, seed: maphash.MakeSeed()}
 	e.unaccounted = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "dandelion_entrance_deliveries_unaccounted_total",
 		Help: "Deliveries in reports that no account was kept of.",
@@ -43,35 +45,40 @@ func New(reg *registry.Registry, prober *Prober, places *geo.DB, log *slog.Logge
 	return e
 }
 
-// visit is what a session of a box remembers.
+// visit is what a session of a box remembers. There is one for each connected box: it is kept
+// small, and its texts are those of the registry's Box.
 type visit struct {
 	nonce      string // "" for a box without features
 	persistent bool
+	claims     uint64 // a digest of those of the last report
+	found      placed // what place made of them
 }
 
 // Exchange is the door.Command of EXCHANGE: it validates the report, makes or renews the lease,
 // answers, and then sees to the dial-back: a box can answer that only when it has read its nonce.
 func (e *Endpoint) Exchange(s *door.Session, message []byte) error {
-	x, err := wire.DecodeExchange(message)
-	if err != nil {
+	box := new(registry.Box)
+	if err := box.Decode(message); err != nil {
 		return err
 	}
-	if x.Type != wire.TypeBox {
+	if box.Type != wire.TypeBox {
 		return &door.Refusal{Text: "Wrong format in your message: EXCHANGE is for TYPE BOX"}
 	}
-	e.unaccounted.Add(float64(len(x.Deliveries)))
-	x.Deliveries = nil
-	box, err := place(x, s.Remote)
-	if err != nil {
+	if n := len(box.Deliveries); n > 0 {
+		e.unaccounted.Add(float64(n))
+		box.Deliveries = nil
+	}
+	v := visitOf(s)
+	if err := e.place(s, v, box); err != nil {
 		return err
 	}
-	s.Named(x.Features)
-	v := e.visit(s)
+	s.Named(box.Features)
+	v.name(s)
 	if v.persistent {
 		box.Session, box.Persistent = s.Number, true
 	}
-	e.locate(&box)
-	kept, err := e.registry.Put(box)
+	e.locate(box)
+	err := e.registry.Put(box)
 	switch {
 	case errors.Is(err, registry.ErrTaken), errors.Is(err, registry.ErrFull):
 		return &door.Refusal{Text: "Refused: " + err.Error()}
@@ -79,28 +86,48 @@ func (e *Endpoint) Exchange(s *door.Session, message []byte) error {
 		return err
 	}
 	if v.persistent && s.OnEnd == nil {
-		e.endWith(s, kept.ID)
+		e.endWith(s, box.ID)
 	}
-	if err := s.Reply(e.reply(s, v, kept)); err != nil {
+	if err := s.Reply(e.reply(s, v, box)); err != nil {
 		return err
 	}
-	e.prober.Consider(kept, v.nonce)
+	e.prober.Consider(box, v.nonce)
 	return nil
 }
 
-// visit returns what the session remembers. A connection is persistent when its first EXCHANGE, or
-// a later one, named a feature.
-func (e *Endpoint) visit(s *door.Session) *visit {
+// place fills in where the box is, by what it claims and where its session comes from. What was
+// judged for the last report is good for this one if it claims the same.
+func (e *Endpoint) place(s *door.Session, v *visit, box *registry.Box) (err error) {
+	said := claimsOf(&box.Exchange)
+	if digest := maphash.Comparable(e.seed, said); digest != v.claims || !v.found.address.IsValid() {
+		if v.found, err = place(said, s.Remote); err != nil {
+			return err
+		}
+		v.claims = digest
+	}
+	box.ID, box.Seen, box.Address = id.BoxID(s.Peer()), s.Remote, v.found.address
+	box.Peer = wire.Peer{ID: s.Peer(), IP: v.found.ip, Port: v.found.port, Type: wire.TypeBox}
+	box.ConnectWS, box.EdgeURL = v.found.connectWS, v.found.edgeURL
+	return nil
+}
+
+// visitOf returns what the session remembers.
+func visitOf(s *door.Session) *visit {
 	v, _ := s.Value.(*visit)
 	if v == nil {
 		v = &visit{}
 		s.Value = v
 	}
+	return v
+}
+
+// name makes the connection persistent when an EXCHANGE on it, the first or a later one, named a
+// feature.
+func (v *visit) name(s *door.Session) {
 	if len(s.Features) > 0 && !v.persistent {
 		v.persistent = true
 		v.nonce = newNonce()
 	}
-	return v
 }
 
 func newNonce() string {

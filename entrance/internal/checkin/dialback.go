@@ -55,14 +55,13 @@ func newDialler() *dialler {
 
 // probe asks the box at the places that it claims. A box that got a nonce must know it at its
 // public URL, and at its websocket's where that is another server; an old box must show its index
-// page at its websocket's server.
-func (d *dialler) probe(ctx context.Context, box *registry.Box, nonce string) registry.Reach {
-	at := time.Now()
+// page at its websocket's server. answered is the address of the websocket's server.
+func (d *dialler) probe(ctx context.Context, box *registry.Box, nonce string) (reach registry.Reach, answered netip.Addr) {
 	scope := netaddr.ScopeOf(box.Seen)
-	reach := registry.Reach{State: registry.ReachNo, At: at}
+	reach.State = registry.ReachNo
 	if scope == netaddr.Forbidden {
 		reach.Reason = fmt.Sprintf("not reachable: its session comes from %s, an address that nobody can be sent to", box.Seen)
-		return reach
+		return reach, answered
 	}
 	ws := origin(box.ConnectWS)
 	edge := box.EdgeBase()
@@ -80,14 +79,14 @@ func (d *dialler) probe(ctx context.Context, box *registry.Box, nonce string) re
 		addr, err := d.ask(ctx, scope, base+path, want, nonce != "")
 		if err != nil {
 			reach.Reason = explain(base, err)
-			return reach
+			return reach, netip.Addr{}
 		}
-		// Publishers dial the websocket: that address is the one to judge by.
-		reach.Addr = addr
+		// Publishers dial the websocket: that address, the last, is the one to judge by.
+		answered = addr
 	}
 	reach.State = registry.ReachYes
 	reach.Reason = "reachable at " + bases[0]
-	return reach
+	return reach, answered
 }
 
 // wrongAnswer is an answer that is not the box's.

@@ -8,48 +8,60 @@ import (
 	"strconv"
 	"strings"
 
-	"dandelion/entrance/internal/registry"
 	"dandelion/pkg/id"
 	"dandelion/pkg/netaddr"
 	"dandelion/pkg/wire"
 )
 
-// place makes a Box of a report that came from the address remote. A host of 0.0.0.0 or :: stands
-// for remote itself. It refuses, with wire.ErrFormat, places that nobody coming from remote may
-// name: forbidden addresses (link-local, metadata services and the like), and addresses that reach
-// less far than remote does. Names are judged when they are dialled.
-func place(x wire.Exchange, remote netip.Addr) (registry.Box, error) {
-	box := registry.Box{ID: id.BoxID(x.ID), Seen: remote, Address: remote}
-	bad := func(field string, err error) (registry.Box, error) {
-		return registry.Box{}, fmt.Errorf("%w: %s: %w", wire.ErrFormat, field, err)
+// claims is where a box says that it is.
+type claims struct{ id, ip, port, connectWS, edgeURL string }
+
+func claimsOf(x *wire.Exchange) claims {
+	return claims{x.ID, x.IP, string(x.Port), x.ConnectWS, x.EdgeURL}
+}
+
+// placed is where a box is taken to be.
+type placed struct {
+	ip                 string
+	port               wire.Text
+	connectWS, edgeURL string
+	address            netip.Addr // of its websocket; the session's where that has a name
+}
+
+// place judges what a box that comes from the address remote claims. A host of 0.0.0.0 or ::
+// stands for remote itself. It refuses, with wire.ErrFormat, places that nobody coming from
+// remote may name: forbidden addresses (link-local, metadata services and the like), and addresses
+// that reach less far than remote does. Names are judged when they are dialled.
+func place(c claims, remote netip.Addr) (p placed, err error) {
+	bad := func(field string, err error) (placed, error) {
+		return placed{}, fmt.Errorf("%w: %s: %w", wire.ErrFormat, field, err)
 	}
-	var err error
-	if x.IP, err = checkHost(x.IP, remote); err != nil {
+	p.address, p.port = remote, wire.Text(c.port)
+	if p.ip, err = checkHost(c.ip, remote); err != nil {
 		return bad("IP", err)
 	}
-	if port, err := strconv.Atoi(string(x.Port)); err != nil || port < 1 || port > 65535 {
-		return bad("PORT", fmt.Errorf("%s is not a port from 1 to 65535", id.Quote(string(x.Port))))
+	if port, err := strconv.Atoi(c.port); err != nil || port < 1 || port > 65535 {
+		return bad("PORT", fmt.Errorf("%s is not a port from 1 to 65535", id.Quote(c.port)))
 	}
-	ws, err := checkURL(x.ConnectWS, remote)
+	ws, err := checkURL(c.connectWS, remote)
 	if err != nil {
 		return bad("CONNECT_WS", err)
 	}
-	if want := wire.BoxWSPath(box.ID); ws.EscapedPath() != want && ws.EscapedPath()+"/" != want {
+	if want := wire.BoxWSPath(id.BoxID(c.id)); ws.EscapedPath() != want && ws.EscapedPath()+"/" != want {
 		return bad("CONNECT_WS", fmt.Errorf("its path must be %s", want))
 	}
-	x.ConnectWS = ws.String()
-	if x.EdgeURL != "" {
-		edge, err := checkURL(x.EdgeURL, remote)
+	p.connectWS = ws.String()
+	if addr, err := netip.ParseAddr(ws.Hostname()); err == nil {
+		p.address = addr.Unmap().WithZone("")
+	}
+	if c.edgeURL != "" {
+		edge, err := checkURL(c.edgeURL, remote)
 		if err != nil {
 			return bad("EDGE_URL", err)
 		}
-		x.EdgeURL = edge.String()
+		p.edgeURL = edge.String()
 	}
-	box.Exchange = x
-	if addr, err := netip.ParseAddr(ws.Hostname()); err == nil {
-		box.Address = addr.Unmap().WithZone("")
-	}
-	return box, nil
+	return p, nil
 }
 
 func checkURL(raw string, remote netip.Addr) (*url.URL, error) {

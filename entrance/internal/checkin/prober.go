@@ -38,7 +38,7 @@ const (
 type Prober struct {
 	registry *registry.Registry
 	log      *slog.Logger
-	probe    func(ctx context.Context, box *registry.Box, nonce string) registry.Reach
+	probe    func(ctx context.Context, box *registry.Box, nonce string) (registry.Reach, netip.Addr)
 	results  *prometheus.CounterVec
 
 	wake chan struct{}
@@ -58,8 +58,9 @@ type target struct {
 	failures int
 	tried    bool // at these URLs, in this session
 	running  bool
-	again    bool // it changed while a probe was running
-	reach    registry.Reach
+	again    bool                  // it changed while a probe was running
+	found    registry.Reachability // the last time
+	reason   string
 
 	index int // in the queue; -1: not in it
 }
@@ -97,7 +98,7 @@ func (p *Prober) Consider(box *registry.Box, nonce string) {
 		t.box = box
 		return
 	}
-	t.box, t.nonce, t.failures, t.tried, t.reach = box, nonce, 0, false, box.Reach
+	t.box, t.nonce, t.failures, t.tried, t.found = box, nonce, 0, false, box.Reach.State
 	t.due = time.Now()
 	if t.running {
 		t.again = true
@@ -190,7 +191,7 @@ func (p *Prober) start(ctx context.Context, wg *sync.WaitGroup, t *target, now t
 	box, nonce := t.box, t.nonce
 	wg.Go(func() {
 		probeCtx, cancel := context.WithTimeout(ctx, probeTimeout)
-		reach := p.probe(probeCtx, box, nonce)
+		reach, answered := p.probe(probeCtx, box, nonce)
 		cancel()
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -205,7 +206,7 @@ func (p *Prober) start(ctx context.Context, wg *sync.WaitGroup, t *target, now t
 		}
 		t.running = false
 		if !t.again {
-			p.record(t, box, reach)
+			p.record(t, box, reach, answered)
 		}
 		t.again = false
 		p.schedule(t)
@@ -214,7 +215,7 @@ func (p *Prober) start(ctx context.Context, wg *sync.WaitGroup, t *target, now t
 }
 
 // record tells the registry, and decides when to dial again; called with mu held.
-func (p *Prober) record(t *target, box *registry.Box, reach registry.Reach) {
+func (p *Prober) record(t *target, box *registry.Box, reach registry.Reach, answered netip.Addr) {
 	p.results.WithLabelValues(reach.State.String()).Inc()
 	now := time.Now()
 	if reach.State == registry.ReachYes {
@@ -224,15 +225,15 @@ func (p *Prober) record(t *target, box *registry.Box, reach registry.Reach) {
 		wait := min(firstRetry<<min(t.failures, 10), lastRetry)
 		t.failures++
 		t.due = now.Add(wait - rand.N(wait/4))
-		if t.failures == 1 && t.reach.State == registry.ReachYes {
+		if t.failures == 1 && t.found == registry.ReachYes {
 			return // a busy uplink loses a probe now and then: the second failure counts
 		}
 	}
-	if t.reach.State != reach.State || t.reach.Reason != reach.Reason {
+	if t.found != reach.State || t.reason != reach.Reason {
 		p.log.Info("box dialled back", "box", box.ID, "reachable", reach.State.String(), "reason", reach.Reason)
 	}
-	t.reach = reach
-	p.registry.SetReach(box, reach)
+	t.found, t.reason = reach.State, reach.Reason
+	p.registry.SetReach(box, reach, answered)
 }
 
 // forget drops boxes that are gone.

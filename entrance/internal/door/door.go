@@ -57,6 +57,7 @@ type Door struct {
 	mu       sync.Mutex
 	sessions map[*Session]struct{}
 	networks map[netip.Prefix]int
+	selves   map[selfKey]*Self
 	closed   bool
 	wg       sync.WaitGroup
 }
@@ -82,6 +83,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) *Door {
 		log:      log,
 		sessions: make(map[*Session]struct{}),
 		networks: make(map[netip.Prefix]int),
+		selves:   make(map[selfKey]*Self),
 	}
 	d.metrics.messages = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "dandelion_entrance_messages_total", Help: "Messages of peers by command.",
@@ -112,7 +114,7 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s := &Session{
 		Number: d.lastID.Add(1),
 		Remote: access.ClientAddr(r, d.cfg.Trusted),
-		URL:    d.ownURL(r),
+		Self:   d.self(r),
 	}
 	if err := d.admit(s); err != nil {
 		d.metrics.refused.WithLabelValues(refusedFull).Inc()
@@ -127,12 +129,7 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.conn.Store(conn)
-	s.Own = d.ownPeer(s.URL, conn.LocalAddr())
-	go func() {
-		defer d.release(s)
-		defer conn.Abort()
-		d.serve(s)
-	}()
+	go d.serve(s)
 }
 
 var (

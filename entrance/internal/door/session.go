@@ -6,15 +6,13 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"net/netip"
-	"net/url"
+	stack "runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"dandelion/pkg/access"
 	"dandelion/pkg/wire"
 	"dandelion/pkg/wsconn"
 )
@@ -36,8 +34,7 @@ const (
 type Session struct {
 	Number uint64     // different for each session of this process, never 0
 	Remote netip.Addr // the peer's address; the zero Addr where it cannot be told
-	URL    string     // what this entrance calls itself towards the peer
-	Own    wire.Peer  // likewise
+	*Self             // what this entrance calls itself towards the peer
 	// Features are what both sides named; none before the peer named any.
 	Features wire.Features
 	// Value is the command's own.
@@ -51,9 +48,12 @@ type Session struct {
 	hasFeatures atomic.Bool
 	draining    atomic.Bool
 	kept        bool // KeepAlive was called
-	tokens      float64
-	refilled    time.Time
+	tokens      float32
+	refilled    int64 // unix nanoseconds
 }
+
+// Peer returns the ID that all messages of the session carry; not validated.
+func (s *Session) Peer() string { return s.peer }
 
 // Refusal is an error whose text is meant for the peer.
 type Refusal struct{ Text string }
@@ -83,49 +83,75 @@ func (s *Session) Named(theirs wire.Features) {
 
 var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-// serve reads the session's messages until it ends.
+// serve reads the session's messages until it ends. It is a goroutine's whole life, and nearly
+// all of that is spent in Next: what is on the stack then is there for each connected box, so
+// everything else is in handle.
 func (d *Door) serve(s *Session) {
-	why := "its connection was lost"
-	defer func() {
-		if s.OnEnd != nil && !s.draining.Load() {
-			s.OnEnd(why)
-		}
-	}()
+	conn := s.conn.Load()
 	for {
-		err := d.next(s)
-		if err == nil {
-			continue
+		binary, r, err := conn.Next()
+		if !d.handle(s, binary, r, err) {
+			return
 		}
-		var bye *goodbye
-		var timeout net.Error
-		switch {
-		case errors.As(err, &bye):
-			why = "it said goodbye: " + bye.reason
-			if s.OnEnd != nil {
-				s.OnEnd(why)
-				s.OnEnd = nil
-			}
-			continue // until it closes
-		case wsconn.SaidGoodbye(err):
-			why = "it closed its connection"
-		case errors.As(err, &timeout) && timeout.Timeout():
-			why = "it gave no sign of life"
-		}
-		return
 	}
 }
 
-// goodbye is a GOODBYE as an error, to end the loop's normal way.
+// handle answers one message, or ends the session and returns false.
+func (d *Door) handle(s *Session, binary bool, r io.Reader, err error) (goOn bool) {
+	defer func() {
+		if p := recover(); p != nil {
+			// One peer's message must not end the sessions of all.
+			d.log.Error("a command panicked", "panic", fmt.Sprint(p), "stack", string(stack.Stack()))
+			err, goOn = errPanic, false
+		}
+		if !goOn {
+			d.end(s, err)
+		}
+	}()
+	if err == nil {
+		err = d.read(s, binary, r)
+	}
+	var bye *goodbye
+	if errors.As(err, &bye) {
+		if s.OnEnd != nil {
+			s.OnEnd("it said goodbye: " + bye.reason)
+			s.OnEnd = nil
+		}
+		return true // until it closes
+	}
+	return err == nil
+}
+
+// end is the last that happens to a session.
+func (d *Door) end(s *Session, err error) {
+	s.conn.Load().Abort()
+	d.release(s)
+	if s.OnEnd == nil || s.draining.Load() {
+		return
+	}
+	why := "its connection was lost"
+	var timeout net.Error
+	switch {
+	case errors.Is(err, errRefused):
+		why = err.Error()
+	case wsconn.SaidGoodbye(err):
+		why = "it closed its connection"
+	case errors.As(err, &timeout) && timeout.Timeout():
+		why = "it gave no sign of life"
+	}
+	s.OnEnd(why)
+}
+
+// goodbye is a GOODBYE, which travels as an error.
 type goodbye struct{ reason string }
 
 func (g *goodbye) Error() string { return g.reason }
 
-// next reads one message and answers it. An error ends the session; the peer was told why.
-func (d *Door) next(s *Session) error {
-	binary, r, err := s.conn.Load().Next()
-	if err != nil {
-		return err
-	}
+var errPanic = errors.New("a command panicked")
+
+// read reads one message and answers it. An error other than a goodbye ends the session; the
+// peer was told why.
+func (d *Door) read(s *Session, binary bool, r io.Reader) error {
 	s.slowDown()
 	buf := buffers.Get().(*bytes.Buffer)
 	defer func() {
@@ -147,15 +173,12 @@ func (d *Door) next(s *Session) error {
 
 // slowDown lets a peer that sends too much wait. It is its own goroutine that sleeps.
 func (s *Session) slowDown() {
-	now := time.Now()
-	if s.refilled.IsZero() {
-		s.tokens = messageBurst
-	} else {
-		s.tokens = min(messageBurst, s.tokens+now.Sub(s.refilled).Seconds()*messagesPerSecond)
-	}
+	now := time.Now().UnixNano()
+	passed := time.Duration(now - s.refilled) // since 1970 at first: the bucket is full
 	s.refilled = now
-	if s.tokens--; s.tokens < 0 {
-		time.Sleep(time.Duration(-s.tokens / messagesPerSecond * float64(time.Second)))
+	s.tokens = min(messageBurst, s.tokens+float32(max(passed, 0).Seconds()*messagesPerSecond)) - 1
+	if s.tokens < 0 {
+		time.Sleep(time.Duration(-s.tokens / messagesPerSecond * float32(time.Second)))
 	}
 }
 
@@ -214,56 +237,4 @@ func (d *Door) refuse(s *Session, reason string, reply wire.ErrorReply) error {
 	d.metrics.refused.WithLabelValues(reason).Inc()
 	s.conn.Load().Refuse(wire.Encode(reply))
 	return errRefused
-}
-
-// ownURL is what the entrance calls itself towards the peer that made the request: the configured
-// URL, or the one that the peer dialled.
-func (d *Door) ownURL(r *http.Request) string {
-	if d.cfg.URL != "" {
-		return d.cfg.URL
-	}
-	scheme := "http"
-	if r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https" && access.ClientAddr(r, d.cfg.Trusted) != remoteOf(r) {
-		scheme = "https"
-	}
-	own := scheme + "://" + r.Host + wire.EntranceWSPath
-	if u, err := wire.ParseURL(own); err == nil && u.Host == r.Host {
-		return own
-	}
-	// HTTP/1.0 needs no Host.
-	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
-		return scheme + "://" + local.String() + wire.EntranceWSPath
-	}
-	return ""
-}
-
-func remoteOf(r *http.Request) netip.Addr {
-	ap, _ := netip.ParseAddrPort(r.RemoteAddr)
-	return ap.Addr().Unmap().WithZone("")
-}
-
-// ownPeer is what the entrance's messages say of it. Where its URL has a name, IP is the address
-// that the peer is connected to.
-func (d *Door) ownPeer(own string, local netip.Addr) wire.Peer {
-	p := wire.Peer{ID: string(d.cfg.ID), IP: local.String(), Type: wire.TypeEntrance}
-	u, err := url.Parse(own)
-	if err != nil {
-		u = &url.URL{}
-	}
-	if addr, err := netip.ParseAddr(u.Hostname()); err == nil {
-		p.IP = addr.String()
-	}
-	p.Port = wire.Text(portOf(u))
-	return p
-}
-
-// portOf returns the port of an http or https URL, also where it is not written.
-func portOf(u *url.URL) string {
-	switch {
-	case u.Port() != "":
-		return u.Port()
-	case u.Scheme == "https":
-		return "443"
-	}
-	return "80"
 }

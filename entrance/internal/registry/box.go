@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"dandelion/pkg/id"
+	"dandelion/pkg/netaddr"
 	"dandelion/pkg/wire"
 )
 
@@ -29,6 +30,9 @@ type Box struct {
 	// for a box that dials for each exchange.
 	Session    uint64
 	Persistent bool
+	// Answered says that Address is the one that answered the dial-back.
+	Answered bool
+	scope    uint8 // of Address
 	// Own says that this process holds its lease; else another process of this entrance does.
 	Own bool
 	// GoneWhy says why a box is not in the index any more; "" for one that is.
@@ -53,10 +57,16 @@ func (s Reachability) String() string { return [...]string{"unknown", "yes", "no
 // Reach is the outcome of the last dial-back.
 type Reach struct {
 	State  Reachability
-	Reason string     // one sentence for the owner
-	Addr   netip.Addr // the address that answered
-	At     time.Time
+	Reason string // one sentence for the owner
 }
+
+// Locate sets Address, and with it Scope.
+func (b *Box) Locate(address netip.Addr) {
+	b.Address, b.scope = address, uint8(netaddr.ScopeOf(address))
+}
+
+// Scope returns the scope of Address as Locate found it; the registry has called that.
+func (b *Box) Scope() netaddr.Scope { return netaddr.Scope(b.scope) }
 
 // sameURLs reports whether both claim the same places.
 func (b *Box) sameURLs(other *Box) bool {
@@ -73,8 +83,8 @@ func (b *Box) inherit(old *Box) {
 		return
 	}
 	b.Reach = old.Reach
-	if b.Reach.Addr.IsValid() {
-		b.Address = b.Reach.Addr
+	if old.Answered {
+		b.Address, b.Answered = old.Address, true
 	}
 	if b.GeoIP == (wire.GeoIP{}) {
 		b.GeoIP = old.GeoIP
@@ -101,23 +111,65 @@ const (
 var optionalFields = append(wire.FieldNames(),
 	"EDGE_URL", "GEOIP", "FEATURES", fieldReachable, fieldReason, fieldReachedAt)
 
+// eachChange calls yield with what differs between the hash EXCHANGE of before, which may be
+// nil, and that of b: a name, its value now ("" for a field that is not there any more), and
+// whether before had none.
+func (b *Box) eachChange(before *Box, clock *clock, yield func(name, value string, appears bool)) {
+	put := func(name, was, is string) {
+		if was != is {
+			yield(name, is, was == "")
+		}
+	}
+	isNew := before == nil
+	if isNew {
+		before = &Box{}
+		b.Exchange.EachChange(nil, yield)
+	} else {
+		b.Exchange.EachChange(&before.Exchange, yield)
+	}
+	if isNew || before.Seen != b.Seen {
+		yield(fieldAddress, b.Seen.String(), isNew)
+	}
+	if isNew || !before.FirstSeen.Equal(b.FirstSeen) {
+		yield(fieldFirstSeen, unixText(clock.at(b.FirstSeen)), isNew)
+	}
+	yield(fieldReported, unixText(clock.at(b.Reported)), isNew)
+	if isNew || before.Persistent != b.Persistent {
+		yield(fieldSession, b.sessionKind(), isNew)
+	}
+	put(fieldReachable, before.Reach.text(), b.Reach.text())
+	put(fieldReason, before.Reach.Reason, b.Reach.Reason)
+	put(fieldReachedAt, before.answered(), b.answered())
+}
+
+func unixText(t time.Time) string { return strconv.FormatInt(t.Unix(), 10) }
+
+// text is what REACHABLE says; "" where nothing is known.
+func (r Reach) text() string {
+	if r.State == ReachUnknown {
+		return ""
+	}
+	return r.State.String()
+}
+
+func (b *Box) sessionKind() string {
+	if b.Persistent {
+		return sessionPersistent
+	}
+	return sessionDialled
+}
+
+func (b *Box) answered() string {
+	if !b.Answered {
+		return ""
+	}
+	return b.Address.String()
+}
+
 // flat returns the hash EXCHANGE of the box.
 func (b *Box) flat(clock *clock) map[string]string {
-	m := b.Exchange.Flat()
-	m[fieldAddress] = b.Seen.String()
-	m[fieldFirstSeen] = strconv.FormatInt(clock.at(b.FirstSeen).Unix(), 10)
-	m[fieldReported] = strconv.FormatInt(clock.at(b.Reported).Unix(), 10)
-	m[fieldSession] = sessionDialled
-	if b.Persistent {
-		m[fieldSession] = sessionPersistent
-	}
-	if b.Reach.State != ReachUnknown {
-		m[fieldReachable] = b.Reach.State.String()
-		m[fieldReason] = b.Reach.Reason
-	}
-	if b.Reach.Addr.IsValid() {
-		m[fieldReachedAt] = b.Reach.Addr.String()
-	}
+	m := make(map[string]string, 48)
+	b.eachChange(nil, clock, func(name, value string, _ bool) { m[name] = value })
 	return m
 }
 
@@ -143,8 +195,8 @@ func boxFromFlat(box id.BoxID, flat map[string]string, score float64, clock *clo
 		b.Reach.State = ReachNo
 	}
 	b.Reach.Reason = flat[fieldReason]
-	if b.Reach.Addr, _ = netip.ParseAddr(flat[fieldReachedAt]); b.Reach.Addr.IsValid() {
-		b.Address = b.Reach.Addr
+	if answered, err := netip.ParseAddr(flat[fieldReachedAt]); err == nil {
+		b.Address, b.Answered = answered, true
 	}
 	return b, nil
 }

@@ -102,12 +102,12 @@ var (
 	ErrFull  = errors.New("no room for another box")
 )
 
-// Put makes or renews the lease of a box: from its return on, the index has it. The caller
-// sets Exchange, ID, Seen, Address, Session and Persistent; Put fills in the rest, keeping what
-// is still true of an earlier report.
+// Put makes or renews the lease of a box: from its return on, the index has it, and b must not be
+// changed any more. The caller sets Exchange, ID, Seen, Address, Session and Persistent; Put
+// fills in the rest, keeping what is still true of an earlier report.
 //
 // Errors: ErrTaken when another session is refused the ID (see admit), ErrFull.
-func (r *Registry) Put(b Box) (*Box, error) {
+func (r *Registry) Put(b *Box) error {
 	now := time.Now()
 	b.Reported = now
 	b.Expires = now.Add(r.cfg.LeaseTTL)
@@ -120,13 +120,13 @@ func (r *Registry) Put(b Box) (*Box, error) {
 	defer r.mu.Unlock()
 	old := r.boxes[b.ID]
 	if old != nil && old.Expires.After(now) {
-		if err := admit(old, &b); err != nil {
-			return nil, err
+		if err := admit(old, b); err != nil {
+			return err
 		}
 	}
 	if old == nil {
 		if err := r.room(b.Seen); err != nil {
-			return nil, err
+			return err
 		}
 		if left := r.gone[b.ID]; left != nil {
 			b.FirstSeen = left.FirstSeen
@@ -134,9 +134,9 @@ func (r *Registry) Put(b Box) (*Box, error) {
 		}
 	}
 	b.inherit(old)
-	r.set(&b)
+	r.set(b)
 	r.writer.add(b.ID)
-	return &b, nil
+	return nil
 }
 
 // admit decides whether a report may take over the lease of old, which has not ended. IDs are
@@ -174,6 +174,7 @@ func network(a netip.Addr) (netip.Prefix, bool) {
 // set and unset keep the index and its counts; called with mu held.
 func (r *Registry) set(b *Box) {
 	r.unset(b.ID)
+	b.Locate(b.Address)
 	r.boxes[b.ID] = b
 	if n, public := network(b.Seen); public {
 		r.networks[n]++
@@ -194,9 +195,9 @@ func (r *Registry) unset(box id.BoxID) *Box {
 	return old
 }
 
-// SetReach records how a dial-back of b ended, if the index still has b with these URLs and in
-// the same session.
-func (r *Registry) SetReach(b *Box, reach Reach) {
+// SetReach records how a dial-back of b ended and which address answered (the zero Addr: none),
+// if the index still has b with these URLs and in the same session.
+func (r *Registry) SetReach(b *Box, reach Reach, answered netip.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	old := r.boxes[b.ID]
@@ -205,7 +206,10 @@ func (r *Registry) SetReach(b *Box, reach Reach) {
 	}
 	changed := *old
 	changed.Reach = reach
-	r.boxes[b.ID] = &changed
+	if answered.IsValid() {
+		changed.Address, changed.Answered = answered, true
+	}
+	r.set(&changed)
 	r.writer.add(b.ID)
 }
 

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"math"
 	"net/netip"
 	"strings"
 	"testing"
@@ -66,11 +68,10 @@ func testBox(n int, addr string) Box {
 
 func put(t testing.TB, r *Registry, b Box) *Box {
 	t.Helper()
-	kept, err := r.Put(b)
-	if err != nil {
+	if err := r.Put(&b); err != nil {
 		t.Fatal(err)
 	}
-	return kept
+	return &b
 }
 
 // flush writes what waits, as runWriter would.
@@ -170,8 +171,8 @@ func TestAdmit(t *testing.T) {
 	}
 	r := newRegistry(nil)
 	put(t, r, verified)
-	r.SetReach(&verified, Reach{State: ReachYes})
-	if _, err := r.Put(elsewhere); !errors.Is(err, ErrTaken) {
+	r.SetReach(&verified, Reach{State: ReachYes}, netip.Addr{})
+	if err := r.Put(&elsewhere); !errors.Is(err, ErrTaken) {
 		t.Errorf("Put: %v", err)
 	}
 	r.sweep(time.Now().Add(testTTL + time.Second))
@@ -182,7 +183,7 @@ func TestReachabilityIsKeptOnlyForTheSamePlace(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(nil)
 	first := put(t, r, testBox(1, "127.0.0.1"))
-	r.SetReach(first, Reach{State: ReachYes, Addr: netip.MustParseAddr("127.0.0.9")})
+	r.SetReach(first, Reach{State: ReachYes}, netip.MustParseAddr("127.0.0.9"))
 	again := put(t, r, testBox(1, "127.0.0.1"))
 	if again.Reach.State != ReachYes || again.Address.String() != "127.0.0.9" || !again.FirstSeen.Equal(first.FirstSeen) {
 		t.Errorf("after another report: %+v", again)
@@ -193,12 +194,12 @@ func TestReachabilityIsKeptOnlyForTheSamePlace(t *testing.T) {
 		t.Errorf("at another URL: %+v", kept)
 	}
 	// What a dial-back of the old URLs finds is late.
-	r.SetReach(first, Reach{State: ReachYes})
+	r.SetReach(first, Reach{State: ReachYes}, netip.Addr{})
 	if b, _ := r.Held(moved.ID); b.Reach.State != ReachUnknown {
 		t.Errorf("a late result was taken: %+v", b.Reach)
 	}
 	// A box that left is asked again when it comes back, but is not new.
-	r.SetReach(&moved, Reach{State: ReachYes})
+	r.SetReach(&moved, Reach{State: ReachYes}, netip.Addr{})
 	r.sweep(time.Now().Add(testTTL + time.Second))
 	if kept := put(t, r, moved); kept.Reach.State != ReachUnknown || !kept.FirstSeen.Equal(first.FirstSeen) {
 		t.Errorf("after it left: %+v", kept)
@@ -211,7 +212,8 @@ func TestLimits(t *testing.T) {
 	for i := range MaxPerNetwork {
 		put(t, r, testBox(i, "203.0.113.7"))
 	}
-	if _, err := r.Put(testBox(-1, "203.0.113.200")); !errors.Is(err, ErrFull) {
+	more := testBox(-1, "203.0.113.200")
+	if err := r.Put(&more); !errors.Is(err, ErrFull) {
 		t.Errorf("one more of the same network: %v", err)
 	}
 	put(t, r, testBox(0, "203.0.113.7")) // a renewal needs no room
@@ -300,6 +302,64 @@ func TestAKeyOfAnotherTypeDoesNotStopTheOthers(t *testing.T) {
 		}
 	})
 }
+
+// TestOnlyChangesAreWritten, and everything where the hash is not the one that was written.
+func TestOnlyChangesAreWritten(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, st *state.State) {
+		r := newRegistry(st)
+		ctx := t.Context()
+		b := testBox(1, "127.0.0.1")
+		key := r.keys.Exchange(b.ID)
+		check := func(when string) {
+			t.Helper()
+			held, _ := r.Held(b.ID)
+			want := held.flat(&r.clock)
+			if got := st.HGetAll(ctx, key).Val(); !maps.Equal(got, want) {
+				t.Errorf("%s: %v, want %v", when, got, want)
+			}
+		}
+		report := func(change func(*Box)) {
+			b := testBox(1, "127.0.0.1")
+			b.Session, b.Persistent = 1, true
+			b.System.CPUIdle, b.System.NetUp = 50, 1e6
+			if change != nil {
+				change(&b)
+			}
+			put(t, r, b)
+			r.flush(t)
+		}
+		report(nil)
+		check("at first")
+		st.HSet(ctx, key, "NET-UP", "7", "ANOTHER", "program's")
+		report(func(b *Box) { b.System.CPUIdle = 60 })
+		if got := st.HMGet(ctx, key, "CPU-IDLE", "NET-UP").Val(); got[0] != "60" || got[1] != "7" {
+			t.Errorf("more than the change was written: %v", got)
+		}
+		st.HDel(ctx, key, "ANOTHER")
+		report(func(b *Box) { b.System.NetUp = 2e6 })
+		check("after changes")
+		report(func(b *Box) { b.System.CPUIdle, b.System.Load1, b.EdgeURL = math.NaN(), 1, "http://127.0.0.1:1" })
+		check("after fields came and went")
+		held, _ := r.Held(b.ID)
+		r.SetReach(held, Reach{State: ReachYes, Reason: "reachable"}, held.Address)
+		r.flush(t)
+		check("after the dial-back")
+
+		st.Del(ctx, key)
+		report(func(b *Box) { b.System.CPUIdle = 70 })
+		check("after the hash was lost")
+		st.HDel(ctx, key, "CPU-IDLE")
+		report(func(b *Box) { b.System.CPUIdle = 80 })
+		check("after a field was lost")
+		r.lease(b.ID).hash = nil
+		st.HSet(ctx, key, "NET-DOWN", "5")
+		report(nil)
+		check("after another process wrote it")
+	})
+}
+
+func (r *Registry) lease(box id.BoxID) *lease { return r.writer.leases[box] }
 
 // TestSweepOfRedis: leases of processes that died end, and the hashes go with them.
 func TestSweepOfRedis(t *testing.T) {
@@ -425,7 +485,8 @@ func TestFlatRoundTrip(t *testing.T) {
 	b.GeoIP = wire.GeoIP{City: "Cologne", Loc: "50.9,6.9"}
 	b.System.CPUIdle = 97.5
 	b.Persistent = true
-	b.Reach = Reach{State: ReachNo, Reason: "not reachable", Addr: netip.MustParseAddr("192.0.2.9")}
+	b.Reach = Reach{State: ReachNo, Reason: "not reachable"}
+	b.Address, b.Answered = netip.MustParseAddr("192.0.2.9"), true
 	b.FirstSeen, b.Reported = time.Now().Add(-time.Hour).Truncate(time.Second), time.Now().Truncate(time.Second)
 	score := scoreOf(time.Now().Add(time.Minute))
 	got, err := boxFromFlat(b.ID, b.flat(&r.clock), score, &r.clock)
@@ -433,7 +494,7 @@ func TestFlatRoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got.EdgeURL != b.EdgeURL || got.GeoIP != b.GeoIP || got.System.CPUIdle != 97.5 || !got.Persistent || got.Seen != b.Seen ||
-		got.Reach.State != ReachNo || got.Reach.Reason != b.Reach.Reason || got.Address != b.Reach.Addr || got.score != score || got.Own {
+		got.Reach.State != ReachNo || got.Reach.Reason != b.Reach.Reason || got.Address != b.Address || !got.Answered || got.score != score || got.Own {
 		t.Errorf("%+v", got)
 	}
 	if d := got.FirstSeen.Sub(b.FirstSeen).Abs(); d > 2*time.Second {

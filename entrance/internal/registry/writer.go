@@ -3,7 +3,6 @@ package registry
 import (
 	"context"
 	"errors"
-	"hash/maphash"
 	"strings"
 	"sync"
 	"time"
@@ -41,14 +40,13 @@ type writer struct {
 	queue    []id.BoxID
 
 	leases map[id.BoxID]*lease // runWriter's alone
-	seed   maphash.Seed
 }
 
 // lease is what this process wrote to Redis for a box.
 type lease struct {
 	written   float64 // the score that Redis confirmed; 0: none
 	attempted float64 // one that it may have; 0: none
-	fields    uint64  // which fields the hash has
+	hash      *Box    // what the hash says; nil: not known, all of it must be written
 	refreshed time.Time
 }
 
@@ -57,7 +55,6 @@ func (w *writer) init() {
 	w.waiting = make(map[id.BoxID]bool)
 	w.inFlight = make(map[id.BoxID]bool)
 	w.leases = make(map[id.BoxID]*lease)
-	w.seed = maphash.MakeSeed()
 }
 
 func (w *writer) add(box id.BoxID) {
@@ -194,27 +191,36 @@ func (r *Registry) writeBatch(ctx context.Context) (failed bool) {
 		}
 	}
 	r.mu.RUnlock()
-	again := append(r.writeRenewed(ctx, renewed), r.writeEnded(ctx, ended)...)
+	again, failed := r.writeRenewed(ctx, renewed)
+	if r.writeEnded(ctx, ended) != nil {
+		again, failed = append(again, ended...), true
+	}
 	r.writer.done(again)
 	r.metrics.batches.Inc()
-	if len(again) > 0 {
+	if failed {
 		r.metrics.writeErrors.Inc()
 	}
-	return len(again) > 0
+	return failed
+}
+
+// attempt is the renewal of one lease in a batch.
+type attempt struct {
+	box     *Box
+	lease   *lease
+	set     *redis.IntCmd
+	appears int64 // fields that the hash gets with it, by what this process knows
+	expires bool
 }
 
 // writeRenewed writes hashes and leases in one pipeline, the leases last: who sees a lease finds
-// its hash. It returns the boxes that must be written again.
-func (r *Registry) writeRenewed(ctx context.Context, boxes []*Box) (again []id.BoxID) {
+// its hash. It returns the boxes that must be written again, and whether Redis failed.
+//
+// Of a hash that this process has written before, only what changed is written. Redis tells how
+// many fields are new to it: another number than expected means that the hash is not the one
+// that was written (a wiped Redis, another process), and all of it is written again.
+func (r *Registry) writeRenewed(ctx context.Context, boxes []*Box) (again []id.BoxID, failed bool) {
 	if len(boxes) == 0 {
-		return nil
-	}
-	type attempt struct {
-		box    *Box
-		lease  *lease
-		fields uint64
-		hash   *redis.IntCmd
-		fresh  bool
+		return nil, false
 	}
 	attempts := make([]attempt, len(boxes))
 	members := make([]redis.Z, len(boxes))
@@ -226,50 +232,91 @@ func (r *Registry) writeRenewed(ctx context.Context, boxes []*Box) (again []id.B
 			l = &lease{}
 			r.writer.leases[b.ID] = l
 		}
-		key := r.keys.Exchange(b.ID)
-		flat := b.flat(&r.clock)
-		a := attempt{box: b, lease: l, fields: r.writer.fieldsOf(flat), fresh: now.Sub(l.refreshed) > hashRefresh}
-		a.hash = pipe.HSet(ctx, key, args(flat)...)
-		if absent := missing(flat); a.fields != l.fields && len(absent) > 0 {
-			pipe.HDel(ctx, key, absent...)
+		if !b.Persistent {
+			l.hash = nil // it may have reported to another process since
 		}
-		if a.fresh {
-			pipe.Expire(ctx, key, hashLife)
-		}
-		l.attempted = b.score
-		attempts[i] = a
+		attempts[i] = r.attempt(ctx, pipe, b, l, now)
 		members[i] = redis.Z{Score: b.score, Member: string(b.ID)}
 	}
 	leases := pipe.ZAdd(ctx, r.keys.BoxSet(), members...)
 	_, _ = pipe.Exec(ctx) // each command has its own error
 	if err := leases.Err(); err != nil {
 		r.redisFailed("writing leases", err)
-		for _, b := range boxes {
-			again = append(again, b.ID)
-		}
-		return again
-	}
-	for _, a := range attempts {
-		a.lease.written, a.lease.attempted = a.box.score, 0
-		if err := a.hash.Err(); err != nil {
-			r.redisFailed("writing a report", err)
-			if strings.HasPrefix(err.Error(), "WRONGTYPE") {
-				r.state.Del(ctx, r.keys.Exchange(a.box.ID)) // another program's doing; the key is ours
-			}
+		for _, a := range attempts {
+			a.lease.hash = nil
 			again = append(again, a.box.ID)
-			continue
 		}
-		a.lease.fields = a.fields
-		if a.fresh {
-			a.lease.refreshed = now
-		}
-		r.metrics.written.Inc()
+		return again, true
 	}
-	return again
+	for i := range attempts {
+		whole, err := r.attempted(ctx, &attempts[i], now)
+		if !whole {
+			again = append(again, attempts[i].box.ID)
+		}
+		failed = failed || err != nil
+	}
+	return again, failed
+}
+
+func (r *Registry) attempt(ctx context.Context, pipe redis.Pipeliner, b *Box, l *lease, now time.Time) attempt {
+	a := attempt{box: b, lease: l, expires: now.Sub(l.refreshed) > hashRefresh}
+	key := r.keys.Exchange(b.ID)
+	set := make([]any, 2, 96)
+	set[0], set[1] = "hset", key
+	var absent []string
+	b.eachChange(l.hash, &r.clock, func(name, value string, appears bool) {
+		if value == "" {
+			absent = append(absent, name)
+			return
+		}
+		set = append(set, name, value)
+		if appears {
+			a.appears++
+		}
+	})
+	if l.hash == nil {
+		absent = missing(set[2:])
+	}
+	// Built here and not by HSet, which would copy the list.
+	a.set = redis.NewIntCmd(ctx, set...)
+	_ = pipe.Process(ctx, a.set)
+	if len(absent) > 0 {
+		pipe.HDel(ctx, key, absent...)
+	}
+	if a.expires {
+		pipe.Expire(ctx, key, hashLife)
+	}
+	l.attempted = b.score
+	return a
+}
+
+// attempted takes over how a renewal went, and reports whether the hash is now what it should be.
+func (r *Registry) attempted(ctx context.Context, a *attempt, now time.Time) (whole bool, err error) {
+	l := a.lease
+	l.written, l.attempted = a.box.score, 0
+	appeared, err := a.set.Result()
+	if err != nil {
+		l.hash = nil
+		r.redisFailed("writing a report", err)
+		if strings.HasPrefix(err.Error(), "WRONGTYPE") {
+			r.state.Del(ctx, r.keys.Exchange(a.box.ID)) // another program's doing; the key is ours
+		}
+		return false, err
+	}
+	if l.hash != nil && appeared != a.appears {
+		l.hash = nil
+		return false, nil
+	}
+	l.hash = a.box
+	if a.expires {
+		l.refreshed = now
+	}
+	r.metrics.written.Inc()
+	return true, nil
 }
 
 // writeEnded ends the leases that this process wrote, as far as they are still the ones in Redis.
-func (r *Registry) writeEnded(ctx context.Context, boxes []id.BoxID) (again []id.BoxID) {
+func (r *Registry) writeEnded(ctx context.Context, boxes []id.BoxID) error {
 	var claims []claim
 	for _, box := range boxes {
 		l := r.writer.leases[box]
@@ -282,7 +329,7 @@ func (r *Registry) writeEnded(ctx context.Context, boxes []id.BoxID) (again []id
 	ended, err := r.endLeases(ctx, claims)
 	if err != nil {
 		r.redisFailed("ending leases", err)
-		return boxes
+		return err
 	}
 	for _, box := range boxes {
 		delete(r.writer.leases, box)
@@ -311,20 +358,16 @@ func args(flat map[string]string) []any {
 	return list
 }
 
-func missing(flat map[string]string) (names []string) {
+// missing returns the optional fields that a list of names and values does not have.
+func missing(fields []any) (names []string) {
+	there := make(map[any]bool, len(fields)/2)
+	for i := 0; i < len(fields); i += 2 {
+		there[fields[i]] = true
+	}
 	for _, name := range optionalFields {
-		if _, ok := flat[name]; !ok {
+		if !there[name] {
 			names = append(names, name)
 		}
 	}
 	return names
-}
-
-// fieldsOf identifies a set of field names, whatever their order. Never 0.
-func (w *writer) fieldsOf(flat map[string]string) uint64 {
-	sum := uint64(1)
-	for name := range flat {
-		sum += maphash.String(w.seed, name)
-	}
-	return max(sum, 1)
 }

@@ -69,7 +69,7 @@ func WhyNotFor(b *registry.Box, from Publisher, now time.Time) string {
 
 // offered is WhyNotFor(…) == "" for many boxes: it knows the publisher's scope already.
 func offered(b *registry.Box, from netaddr.Scope, now time.Time) bool {
-	return from != netaddr.Forbidden && b.Scope >= from && b.Scope != netaddr.Forbidden && WhyNot(b, now) == ""
+	return from != netaddr.Forbidden && b.Scope() >= from && b.Scope() != netaddr.Forbidden && WhyNot(b, now) == ""
 }
 
 // Choose returns at most count boxes for the publisher, the best first. chance returns numbers

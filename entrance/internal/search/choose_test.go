@@ -29,7 +29,7 @@ func candidate(n int, change func(*registry.Box)) *registry.Box {
 	if change != nil {
 		change(b)
 	}
-	b.Scope = netaddr.ScopeOf(b.Address)
+	b.Locate(b.Address)
 	return b
 }
 
@@ -278,7 +278,6 @@ func BenchmarkChoose10000(b *testing.B) {
 		boxes = append(boxes, candidate(i, func(b *registry.Box) {
 			b.Address = netip.AddrFrom4([4]byte{198, byte(51 + i>>16), byte(i >> 8), byte(i)})
 			b.System.NetCapacity, b.System.NetUp = float64(1+i)*1e4, 0
-			b.Scope = netaddr.Public
 			b.GeoIP.Loc = fmt.Sprintf("%d,%d", i%90, i%180)
 		}))
 	}

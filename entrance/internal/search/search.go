@@ -73,10 +73,7 @@ func (e *Endpoint) Search(s *door.Session, message []byte) error {
 
 // flat is a box as an old publisher stores it with HMSET: a flat map of texts, never empty.
 func flat(box *registry.Box) map[string]wire.Text {
-	m := box.Exchange.Flat()
-	texts := make(map[string]wire.Text, len(m))
-	for name, value := range m {
-		texts[name] = wire.Text(value)
-	}
+	texts := make(map[string]wire.Text, 40)
+	box.EachFlat(func(name, value string) { texts[name] = wire.Text(value) })
 	return texts
 }
