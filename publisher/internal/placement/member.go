@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"dandelion/pkg/id"
 	"dandelion/publisher/internal/fleet"
 	"dandelion/publisher/internal/push"
 	"dandelion/publisher/internal/ranking"
@@ -23,6 +24,7 @@ const (
 
 // member is a box with a link. Its fields behind box are guarded by Placement.mu.
 type member struct {
+	id     id.BoxID
 	link   *push.Link
 	cancel context.CancelFunc
 	wake   chan struct{}

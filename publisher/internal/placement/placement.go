@@ -178,7 +178,7 @@ func (p *Placement) newcomers(known map[id.BoxID]fleet.Box) []fleet.Box {
 
 func (p *Placement) join(ctx context.Context, group *sync.WaitGroup, b fleet.Box) *member {
 	ctx, cancel := context.WithCancel(ctx)
-	m := &member{box: b, cancel: cancel, wake: make(chan struct{}, 1)}
+	m := &member{id: b.ID, box: b, cancel: cancel, wake: make(chan struct{}, 1)}
 	target := push.Target{Box: b.ID, ConnectWS: b.Exchange.ConnectWS, Least: b.Least}
 	m.link = push.NewLink(target, p.cfg.Own, push.Events{
 		Up: func(have []wire.HaveFile) {
@@ -286,7 +286,7 @@ func (p *Placement) ranked() []ranking.Ranked {
 // finished notes how a push ended and moves the job on.
 func (p *Placement) finished(m *member, j *job, receipt push.Receipt, took time.Duration, err error) {
 	if err == nil {
-		p.records.add(liveFile(j.Live), m.box.ID, receipt, taskFacts{})
+		p.records.add(liveFile(j.Live), m.id, receipt, taskFacts{})
 	}
 	p.mu.Lock()
 	m.note(j.Size, took, err)
@@ -300,13 +300,13 @@ func (p *Placement) finished(m *member, j *job, receipt push.Receipt, took time.
 	}
 	p.mu.Unlock()
 	if err == nil {
-		if p.records.isFirst(j.Path, m.box.ID) {
+		if p.records.isFirst(j.Path, m.id) {
 			p.placed.Add(1)
 		}
 		j.Placed()
 		return
 	}
-	p.log.Info("a push failed; another box is asked", "box", m.box.ID, "path", j.Path, "reason", err)
+	p.log.Info("a push failed; another box is asked", "box", m.id, "path", j.Path, "reason", err)
 }
 
 // abandon gives what waits for a box that is down to others.

@@ -393,11 +393,11 @@ func (p *Placement) placeBulk(ctx context.Context, f push.File, replicas int, si
 			clear(tried) // what failed before may be well again
 			continue
 		}
-		tried[m.box.ID] = true
+		tried[m.id] = true
 		receipt, err := p.pushBulk(ctx, m, f, since)
 		switch {
 		case err == nil:
-			p.records.add(f, m.box.ID, receipt, facts)
+			p.records.add(f, m.id, receipt, facts)
 			copies++
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -408,7 +408,7 @@ func (p *Placement) placeBulk(ctx context.Context, f push.File, replicas int, si
 			}
 		default:
 			last = err
-			p.log.Info("a push failed; another box is asked", "box", m.box.ID, "path", f.Path, "reason", err)
+			p.log.Info("a push failed; another box is asked", "box", m.id, "path", f.Path, "reason", err)
 		}
 	}
 	if copies == 0 {

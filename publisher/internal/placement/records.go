@@ -196,7 +196,8 @@ func (r *Records) thin(replicas int, up map[id.BoxID]bool, now time.Time) []push
 		}
 		copies := 0
 		for _, h := range f.holders {
-			if up[h.box] {
+			// One that lets go much earlier than the last is no copy to rely on.
+			if up[h.box] && (h.expires.IsZero() || !last.IsZero() && h.expires.After(now.Add(left/2))) {
 				copies++
 			}
 		}
