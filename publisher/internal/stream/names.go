@@ -140,6 +140,9 @@ func (s *Stream) prepare(u source.Update) {
 			s.changed()
 		}
 	}
+	if len(u.Listings) == 0 {
+		return // the directory is away, most likely
+	}
 	listed := map[string]bool{}
 	for _, l := range u.Listings {
 		listed[l.Path] = true

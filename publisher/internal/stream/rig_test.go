@@ -23,19 +23,18 @@ import (
 // stream look at the directory and write its state. After each step what a viewer sees is
 // compared with what he saw before.
 type rig struct {
-	t       testing.TB
-	dir     string // where the encoder writes
-	state   string // where the stream does
-	cfg     Config
-	s       *Stream
-	now     time.Time
-	placed  []Segment // in the order of Place
-	logs    *bytes.Buffer
-	seen    map[string]*playlist.Media // the last reload of each playlist
-	parsed  map[string]parsedPlaylist
-	mtime   int64 // of the file that is written next: the clock of the encoder's files
-	boxes   int
-	problem error // of the last look at the directory
+	t      testing.TB
+	dir    string // where the encoder writes
+	state  string // where the stream does
+	cfg    Config
+	s      *Stream
+	now    time.Time
+	placed []Segment // in the order of Place
+	logs   *bytes.Buffer
+	seen   map[string]*playlist.Media // the last reload of each playlist
+	parsed map[string]parsedPlaylist
+	mtime  int64 // of the file that is written next: the clock of the encoder's files
+	boxes  int
 }
 
 type parsedPlaylist struct {
@@ -144,7 +143,6 @@ func (r *rig) segments(run string, names ...string) {
 func (r *rig) look() {
 	r.t.Helper()
 	var u source.Update
-	r.problem = nil
 	names, err := filepath.Glob(r.dir + "/*.m3u8")
 	if err != nil {
 		r.t.Fatal(err)
@@ -168,7 +166,7 @@ func (r *rig) look() {
 			p.media, p.multi, err = playlist.Parse(b)
 		}
 		if err != nil {
-			p, r.problem = r.parsed[name], err // as the source does: the last good one stays
+			p = r.parsed[name] // as the source does: the last good one stays
 		} else {
 			p.text, p.written = string(b), info.ModTime()
 		}
@@ -200,15 +198,6 @@ func (r *rig) step(d time.Duration) {
 	r.look()
 	r.save()
 	r.s.tick(r.now)
-	r.check()
-}
-
-// placeAll acknowledges all segments.
-func (r *rig) placeAll() {
-	r.t.Helper()
-	for _, seg := range r.placed {
-		r.s.Placed(seg.Path)
-	}
 	r.check()
 }
 

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"dandelion/publisher/internal/source"
 )
 
 func TestNewRefuses(t *testing.T) {
@@ -386,6 +389,34 @@ func TestStatus(t *testing.T) {
 	want := RenditionStatus{Name: "index", MediaSequence: 3, Entries: 2, TargetDuration: 2, LastSegment: r.now, BitRate: 4000}
 	if got.Renditions[0] != want {
 		t.Errorf("%+v, want %+v", got.Renditions[0], want)
+	}
+}
+
+// While the encoder's directory is away viewers keep what they have, and it goes on after.
+func TestDirectoryVanishes(t *testing.T) {
+	t.Parallel()
+	r := newRig(t).start()
+	r.boxes = 0
+	r.segments("a", "0.ts", "1.ts", "2.ts")
+	r.media("index.m3u8", 0, "0.ts", "1.ts", "2.ts")
+	r.step(0)
+	if err := os.RemoveAll(r.dir); err != nil {
+		t.Fatal(err)
+	}
+	r.s.update(context.Background(), r.now, source.Update{Problem: "it is away"})
+	r.want("index", "a 0.ts a 1.ts a 2.ts")
+	if st := r.s.Status(); st.Problem != "it is away" || len(st.Renditions) != 1 {
+		t.Errorf("%+v", st)
+	}
+	clear(r.parsed)
+	r.segments("a", "2.ts", "3.ts") // as it was, by its bytes
+	r.media("index.m3u8", 2, "2.ts", "3.ts")
+	r.step(time.Minute)
+	if got := r.contents("index"); !strings.HasSuffix(got, "a 2.ts a 3.ts") {
+		t.Error(got)
+	}
+	if st := r.s.Status(); st.Problem != "" {
+		t.Errorf("%+v", st)
 	}
 }
 

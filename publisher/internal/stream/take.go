@@ -11,6 +11,7 @@ import (
 // take appends an entry for m.Entries[i]. e is nil where the segment is lost: that becomes a
 // gap, but right behind a break, where nobody expects anything yet, it is part of the break.
 func (s *Stream) take(now time.Time, r *rendition, m *playlist.Media, i int, e *entry) (Segment, bool) {
+	boxes := s.cfg.Boxes != nil && s.cfg.Boxes() > 0
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	listed, sequence := m.Entries[i], m.Sequence+uint64(i)
@@ -36,7 +37,7 @@ func (s *Stream) take(now time.Time, r *rendition, m *playlist.Media, i int, e *
 	r.append(e, len(m.Entries), m.Sequence > r.epochFirst)
 	e.version = s.changed()
 	e.TTL = s.ttl(r, m)
-	s.await(now, r, e)
+	s.await(now, r, e, boxes)
 	if e.Listed.Gap {
 		return Segment{}, false
 	}
@@ -62,10 +63,10 @@ func gap(listed playlist.Entry, number uint64) *entry {
 // is shorter.
 const maxRelease = 2 * time.Second
 
-// await decides until when an entry waits for a box.
-func (s *Stream) await(now time.Time, r *rendition, e *entry) {
+// await decides until when an entry waits for a box, where there are boxes.
+func (s *Stream) await(now time.Time, r *rendition, e *entry, boxes bool) {
 	e.deadline = now
-	if e.Listed.Gap || s.cfg.Boxes == nil || s.cfg.Boxes() == 0 {
+	if e.Listed.Gap || !boxes {
 		e.released = true
 		return
 	}
