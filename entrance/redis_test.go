@@ -274,8 +274,13 @@ func TestRedisGoesAndComesBackEmpty(t *testing.T) {
 		}
 		return ""
 	})
-	if resp, err := http.Get(e.base + "/debug/ready"); err != nil || resp.StatusCode != http.StatusServiceUnavailable {
-		t.Errorf("ready without Redis: %v %v", resp, err)
+	resp, err := http.Get(e.base + "/debug/ready")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("ready without Redis: %s", resp.Status)
 	}
 	begin := time.Now()
 	b.reportOn(pb)

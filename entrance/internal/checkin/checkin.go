@@ -121,8 +121,7 @@ func visitOf(s *door.Session) *visit {
 	return v
 }
 
-// name makes the connection persistent when an EXCHANGE on it, the first or a later one, named a
-// feature.
+// name makes the connection persistent when the first EXCHANGE on it named a feature.
 func (v *visit) name(s *door.Session) {
 	if len(s.Features) > 0 && !v.persistent {
 		v.persistent = true

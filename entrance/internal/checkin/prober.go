@@ -28,6 +28,7 @@ const (
 
 	probeTimeout = 3 * time.Second
 	recheckEvery = 5 * time.Minute
+	newNonceWait = 30 * time.Second
 	firstRetry   = time.Second
 	lastRetry    = time.Minute
 	forgetEvery  = 10 * time.Second
@@ -82,22 +83,30 @@ func NewProber(reg *registry.Registry, log *slog.Logger, metrics prometheus.Regi
 	return p
 }
 
-// Consider has the box dialled: at once when it is new, came with another nonce or claims other
-// URLs than before, else when its time comes.
+// Consider has the box dialled: at once when it is new, claims other URLs than before or is not
+// known to be reachable; soon when a reachable one came with another nonce, in a new session from
+// the same address; else when its time comes.
 func (p *Prober) Consider(box *registry.Box, nonce string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	t := p.targets[box.ID]
-	if t == nil {
+	switch {
+	case t == nil:
 		t = &target{index: -1}
 		p.targets[box.ID] = t
-	}
-	// The registry forgets how reachable a box was when its lease ends.
-	forgotten := box.Reach.State == registry.ReachUnknown && t.tried && !t.running
-	if t.box != nil && !forgotten && t.nonce == nonce && samePlace(t.box, box) {
+	case !samePlace(t.box, box):
+	case nonce == t.nonce && (box.Reach.State != registry.ReachUnknown || !t.tried || t.running):
 		t.box = box
 		return
+	case nonce != t.nonce && box.Reach.State == registry.ReachYes && t.tried && !t.running:
+		t.box, t.nonce = box, nonce
+		if soon := time.Now().Add(newNonceWait); t.due.After(soon) {
+			t.due = soon
+			p.schedule(t)
+		}
+		return
 	}
+	// Also where the registry forgot how reachable the box was, because its lease had ended.
 	t.box, t.nonce, t.failures, t.tried, t.found = box, nonce, 0, false, box.Reach.State
 	t.due = time.Now()
 	if t.running {

@@ -190,7 +190,7 @@ func TestOneLostProbeIsForgiven(t *testing.T) {
 	})
 }
 
-func TestOtherURLsAndNoncesAreTriedAtOnce(t *testing.T) {
+func TestOtherURLsAreTriedAtOnceAndNoncesSoon(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
@@ -198,12 +198,37 @@ func TestOtherURLsAndNoncesAreTriedAtOnce(t *testing.T) {
 		b.set(box, registry.ReachYes)
 		b.Consider(box, "nonce")
 		time.Sleep(time.Second)
+		// One box with two sessions: its nonce is another one at each report.
+		for i := range 60 {
+			b.Consider(b.put(1, "203.0.113.1"), fmt.Sprint("nonce ", i%2))
+			time.Sleep(time.Second)
+		}
+		if n := len(b.times(box)); n < 2 || n > 3 {
+			t.Errorf("with other nonces asked at %v", b.times(box))
+		}
+		before := len(b.times(box))
+		b.Consider(b.putAt(1, "203.0.113.1", "2"), "nonce")
+		time.Sleep(time.Second)
+		if n := len(b.times(box)); n != before+1 {
+			t.Errorf("with another URL asked at %v", b.times(box))
+		}
+	})
+}
+
+// TestUnreachableBoxThatReconnectsIsTriedAtOnce: its owner may have forwarded the port.
+func TestUnreachableBoxThatReconnectsIsTriedAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		box := b.put(1, "203.0.113.1")
+		b.Consider(box, "nonce")
+		time.Sleep(10 * time.Minute)
+		b.set(box, registry.ReachYes)
+		before := len(b.times(box))
 		b.Consider(b.put(1, "203.0.113.1"), "another nonce")
-		time.Sleep(time.Second)
-		b.Consider(b.putAt(1, "203.0.113.1", "2"), "another nonce")
-		time.Sleep(time.Second)
-		if n := len(b.times(box)); n != 3 {
-			t.Errorf("asked at %v", b.times(box))
+		synctest.Wait()
+		if n := len(b.times(box)); n != before+1 || b.state(box) != registry.ReachYes {
+			t.Errorf("asked %d times more, %v", n-before, b.state(box))
 		}
 	})
 }
@@ -243,10 +268,10 @@ func TestManySlowBoxesDoNotDelayOthers(t *testing.T) {
 			b.Consider(b.put(1000+i, fmt.Sprintf("198.51.%d.1", i%250)), "nonce")
 		}
 		time.Sleep(time.Minute)
+		b.mu.Lock()
 		if b.most > firstPlaces+laterPlaces {
 			t.Errorf("%d probes at a time", b.most)
 		}
-		b.mu.Lock()
 		b.takes = 0
 		b.mu.Unlock()
 		box := b.put(5000, "192.0.2.1")

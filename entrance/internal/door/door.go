@@ -129,6 +129,9 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.conn.Store(conn)
+	if s.draining.Load() {
+		go s.sayGoodbye() // Close found it in the middle of its upgrade
+	}
 	go d.serve(s)
 }
 
@@ -215,7 +218,7 @@ const goodbyeReason = "the entrance stops or restarts"
 func (s *Session) sayGoodbye() {
 	conn := s.conn.Load()
 	if conn == nil {
-		return // in the middle of its upgrade: it ends with its first message
+		return // in the middle of its upgrade: ServeHTTP sees to it
 	}
 	if s.hasFeatures.Load() {
 		_ = conn.WriteText(wire.Encode(wire.Goodbye{Peer: s.Own, Command: wire.CommandGoodbye, Reason: goodbyeReason}))

@@ -64,21 +64,20 @@ func (r *Refusal) Error() string { return r.Text }
 func (s *Session) Reply(v any) error { return s.conn.Load().WriteText(wire.Encode(v)) }
 
 // Named takes the features that the peer named, and keeps the connection alive: a peer with
-// features is gone after 8 s of silence, another one after 5 minutes.
+// features is gone after 8 s of silence, another one after 5 minutes. The first message decides;
+// later calls do nothing.
 func (s *Session) Named(theirs wire.Features) {
-	if both := wire.Ours().And(theirs); len(both) > 0 {
-		s.Features = both
-	}
 	if s.kept {
 		return
 	}
 	s.kept = true
-	if len(s.Features) == 0 {
-		s.conn.Load().KeepAlive(oldPing, oldSilence)
+	conn := s.conn.Load()
+	if s.Features = wire.Ours().And(theirs); len(s.Features) == 0 {
+		conn.KeepAlive(oldPing, oldSilence)
 		return
 	}
 	s.hasFeatures.Store(true)
-	s.conn.Load().KeepAlive(wire.PingInterval, wire.SilenceLimit)
+	conn.KeepAlive(wire.PingInterval, wire.SilenceLimit)
 }
 
 var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
