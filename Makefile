@@ -6,7 +6,7 @@ LDFLAGS  := -s -w -X dandelion/pkg/config.version=$(shell git describe --always 
 DAEMONS  := ./entrance/cmd/run_entrance ./box/cmd/run_box ./publisher/cmd/run_publisher ./cmd/dandelion
 PAGE     := web/dist/index.html
 
-.PHONY: help build demo test check unit e2e web deps bench fuzz cross clean
+.PHONY: help build demo test check page unit e2e web deps bench fuzz cross clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -18,7 +18,7 @@ build: web ## the three daemons and the tool, in bin/
 demo: build ## a whole fleet in one process, with a live stream: prints the URL to open
 	@bin/dandelion demo
 
-test: deps web check unit e2e ## everything; installs what the tests need, or says what to install
+test: deps web check page unit e2e ## everything; installs what the tests need, or says what to install
 
 check: ## formatting, vet, staticcheck, and builds for the machines that boxes are
 	@test -z "$$($(GOFUMPT) -l $$(git ls-files '*.go'))" || { echo "gofumpt would change:"; $(GOFUMPT) -l $$(git ls-files '*.go'); exit 1; }
@@ -26,11 +26,14 @@ check: ## formatting, vet, staticcheck, and builds for the machines that boxes a
 	$(STATIC) ./...
 	@scripts/cross-build
 
+page: web ## the page's types and its own tests
+	@scripts/test-page
+
 unit: ## all packages, with the race detector, each benchmark once
 	$(GO) test -race -timeout 15m ./...
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 10m ./...
 
-e2e: ## separate processes with the real encoder, player, Redis and browser
+e2e: deps web ## separate processes with the real encoder, player, Redis and browser
 	$(GO) test -tags e2e -count 1 -timeout 15m -v ./e2e/...
 
 web: $(PAGE) ## the page with its player library, where npm is there
