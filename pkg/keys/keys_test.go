@@ -15,11 +15,11 @@ func TestNamesAreDeclared(t *testing.T) {
 		Entrance("<entrance>").BoxSet(): true, Entrance("<entrance>").Exchange("<box>"): true,
 		Box("<box>").SelfExchange(): true, Box("<box>").Exchange("<peer>"): true,
 		Box("<box>").Subscribe("<publisher>"): true, Box("<box>").ExpireFiles(): true,
-		Box("<box>").TrafficFlow("<uuid>"): true,
+		Box("<box>").TrafficFlow("<uuid>"):  true,
 		Publisher("<publisher>").SelfInfo(): true, Publisher("<publisher>").Search("<box>"): true,
 		Publisher("<publisher>").BoxRanking(): true, Publisher("<publisher>").SendingQueue(): true,
 		Publisher("<publisher>").Taken(): true, Publisher("<publisher>").BoxList(): true,
-		Publisher("<publisher>").ProcessedFile("<path>"): true,
+		Publisher("<publisher>").ProcessedFile("<path>"):                                                     true,
 		strings.Replace(Publisher("<publisher>").Holders("<path>", digest), digest.Short(), "<digest12>", 1): true,
 	}
 	for _, k := range All {
