@@ -17,17 +17,21 @@ const pageBoxes = 500
 var pageText string
 
 var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
-	"rate": rate,
-	"age":  age,
+	"upload": upload,
+	"age":    age,
 }).Parse(pageText))
 
-// rate prints bytes/s as Mbit/s; "–" where it is not known.
-func rate(system map[string]float64, name string) string {
-	v, ok := system[name]
-	if !ok {
-		return "–"
+// upload prints what the box sends, and what its uplink can carry, in Mbit/s.
+func upload(system map[string]float64) string {
+	up, known := system["NET-UP"]
+	if !known {
+		return "not known"
 	}
-	return fmt.Sprintf("%.1f", v*8/1e6)
+	text := fmt.Sprintf("%.1f", up*8/1e6)
+	if capacity, known := system["NET-CAPACITY"]; known {
+		text += fmt.Sprintf(" of %.1f", capacity*8/1e6)
+	}
+	return text
 }
 
 func age(seconds float64) string {
