@@ -177,20 +177,20 @@ func (f *Front) playlist(w http.ResponseWriter, r *http.Request, p Playlist) {
 }
 
 // answer sends the viewer to the best box for it, and to another one when it asks for the same
-// again; when none is left the origin serves.
+// again; when it was sent to all of them the origin serves.
 func (f *Front) answer(w http.ResponseWriter, r *http.Request, path id.Path) error {
 	viewer := access.ClientAddr(r, f.cfg.TrustedProxies)
-	key, now := requestKey(viewer, r, path), time.Now()
+	key, conn, now := requestKey(viewer, r, path), connection(viewer, r), time.Now()
 	seen := f.repeats.given(key, now)
-	loc, ok := f.cfg.Content.Locate(path, viewer, seen)
+	loc, ok := f.cfg.Content.Locate(path, viewer, failed(seen, conn))
 	if !ok {
 		return httperr.NotFound("not here: the segment is gone, or it never was; reload the playlist")
 	}
 	if loc.Own || len(loc.Boxes) == 0 {
 		return f.serve(w, r, path, loc.Digest)
 	}
-	best := loc.Boxes[0]
-	f.repeats.add(key, best.Box, now)
+	best := leastSent(loc.Boxes, seen)
+	f.repeats.add(key, sent{best.Box, conn}, now)
 	f.cfg.Content.Redirected(best.Box, loc.Size)
 	f.redirects.Add(1)
 	f.redirectBytes.Add(loc.Size)
@@ -256,7 +256,7 @@ func (c *counter) Write(b []byte) (int, error) {
 }
 
 func (c *counter) ReadFrom(r io.Reader) (int64, error) {
-	n, err := c.ResponseWriter.(io.ReaderFrom).ReadFrom(r)
+	n, err := io.Copy(c.ResponseWriter, r) // which is its ReadFrom where it has one
 	c.n.Add(n)
 	return n, err
 }
