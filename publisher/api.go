@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"strconv"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"dandelion/pkg/httperr"
 	"dandelion/pkg/id"
 	"dandelion/pkg/keys"
+	"dandelion/pkg/wire"
 	"dandelion/publisher/internal/placement"
 	"dandelion/publisher/internal/stream"
 )
@@ -26,6 +28,7 @@ const (
 	placeWait        = 15 * time.Second      // for which an upload waits to be placed
 	placeLook        = 50 * time.Millisecond // between two looks
 	slowestUpload    = 64 << 10              // bytes/s
+	answerTimeout    = 30 * time.Second      // for an answer to be taken, unless its handler allows more
 )
 
 func (p *Publisher) registerAPI(mux *http.ServeMux) {
@@ -88,8 +91,12 @@ func (p *Publisher) Boxes() BoxCount {
 func (p *Publisher) getStreams(w http.ResponseWriter, r *http.Request) error {
 	s := Streams{ID: p.id, Streams: []StreamStatus{}, Boxes: p.Boxes(), Totals: p.Totals()}
 	for _, name := range p.order {
+		status := p.streams[name].Status()
+		if access.Check(r, access.ReadAPI, p.cfg.TrustedProxies) != nil {
+			status.Problem = "" // it may name directories of this machine
+		}
 		s.Streams = append(s.Streams, StreamStatus{
-			URL: front.BaseURL(r, p.cfg.PublicURL) + "/live/" + string(name) + "/index.m3u8", Status: p.streams[name].Status(),
+			URL: front.BaseURL(r, p.cfg.PublicURL) + "/live/" + string(name) + "/index.m3u8", Status: status,
 		})
 	}
 	w.Header().Set("Access-Control-Allow-Origin", "*")
@@ -127,7 +134,9 @@ func (p *Publisher) postUpload(w http.ResponseWriter, r *http.Request) error {
 		return httperr.New(http.StatusRequestEntityTooLarge, fmt.Sprintf("a file of %d bytes: publisher.max_upload is %v", r.ContentLength, p.cfg.MaxUpload), nil)
 	}
 	patience := 30*time.Second + time.Duration(cmp.Or(max(r.ContentLength, 0), int64(p.cfg.MaxUpload))/slowestUpload)*time.Second
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(patience))
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Now().Add(patience))
+	_ = control.SetWriteDeadline(time.Now().Add(patience + placeWait + answerTimeout))
 
 	path, err := p.uploads.add(r.URL.Query().Get("name"), ttl, r.Body)
 	switch {
@@ -135,9 +144,12 @@ func (p *Publisher) postUpload(w http.ResponseWriter, r *http.Request) error {
 		return httperr.BadRequest("want ?name= with the file's name: "+err.Error(), nil)
 	case errors.Is(err, errTooLarge):
 		return httperr.New(http.StatusRequestEntityTooLarge, fmt.Sprintf("the file is larger than publisher.max_upload, %v", p.cfg.MaxUpload), nil)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return httperr.New(http.StatusRequestTimeout, fmt.Sprintf("the file did not arrive within %v", patience), nil)
 	case err != nil:
 		return httperr.New(http.StatusInternalServerError, "the file could not be stored; the publisher's log says why", err)
 	}
+	_ = control.SetReadDeadline(time.Time{}) // or the time for the body would end the request that waits
 	if err := p.enqueue(r.Context(), path, ttl); err != nil {
 		return httperr.New(http.StatusServiceUnavailable, "the publisher's state does not answer; try again", err)
 	}
@@ -161,7 +173,7 @@ func uploadTTL(text string) (time.Duration, error) {
 	if err != nil || ttl < time.Second {
 		return 0, fmt.Errorf("ttl is %s: want a duration of at least 1s, such as 12h, or 0", id.Quote(text))
 	}
-	return ttl, nil
+	return min(ttl, wire.MaxTTL), nil // as boxes take it
 }
 
 func (p *Publisher) enqueue(ctx context.Context, path id.Path, ttl time.Duration) error {

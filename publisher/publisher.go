@@ -159,6 +159,8 @@ func (p *Publisher) newServer() *http.Server {
 	return &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       answerTimeout, // uploads allow themselves more
+		WriteTimeout:      answerTimeout, // so do the origin's files
 		IdleTimeout:       2 * time.Minute,
 		ErrorLog:          slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
 	}

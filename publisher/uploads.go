@@ -16,19 +16,21 @@ import (
 )
 
 const (
-	uploadPrefix = "/uploads/"
-	sweepUploads = time.Minute
+	uploadPrefix   = "/uploads/"
+	incomingPrefix = ".incoming-" // of files at the top of the directory that are not whole yet
+	sweepUploads   = time.Minute
+	abandoned      = 24 * time.Hour // after which an incoming file is what a crash left
 )
 
 // uploads keeps the files that were handed in, for boxes that ask again and for viewers whom
 // no box can serve, until their TTL: a file's modification time is the time at which it goes;
-// keptForEver stands for never.
+// keptForEver stands for never. Every file system and word size can hold it.
 type uploads struct {
 	dir   string
 	limit int64
 }
 
-var keptForEver = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
+var keptForEver = time.Unix(1, 0)
 
 func openUploads(dir string, limit int64) (*uploads, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -42,7 +44,10 @@ var errTooLarge = errors.New("larger than publisher.max_upload")
 
 // add stores a file under a name and returns the path that it is placed and served at.
 func (u *uploads) add(name string, ttl time.Duration, body io.Reader) (id.Path, error) {
-	temp, err := os.CreateTemp(u.dir, ".incoming-*")
+	if _, err := uploadPath(id.Digest{}, name); err != nil {
+		return "", err // before a long body is read
+	}
+	temp, err := os.CreateTemp(u.dir, incomingPrefix+"*")
 	if err != nil {
 		return "", err
 	}
@@ -56,7 +61,7 @@ func (u *uploads) add(name string, ttl time.Duration, body io.Reader) (id.Path, 
 	case n > u.limit:
 		return "", errTooLarge
 	}
-	path, err := id.ParsePath(uploadPrefix + id.Digest(hash.Sum(nil)).Short() + "/" + name)
+	path, err := uploadPath(id.Digest(hash.Sum(nil)), name)
 	if err != nil {
 		return "", err
 	}
@@ -82,6 +87,11 @@ func (u *uploads) add(name string, ttl time.Duration, body io.Reader) (id.Path, 
 		}
 		return path, err
 	}
+}
+
+// uploadPath is where an upload is placed: its digest tells files of one name apart.
+func uploadPath(d id.Digest, name string) (id.Path, error) {
+	return id.ParsePath(uploadPrefix + d.Short() + "/" + name)
 }
 
 func (u *uploads) local(path id.Path) string {
@@ -124,10 +134,17 @@ func (u *uploads) sweep(now time.Time) {
 			return nil
 		}
 		info, err := entry.Info()
-		incoming := strings.HasPrefix(entry.Name(), ".incoming-")
-		if err == nil && (!incoming && info.ModTime().Before(now) || incoming && info.ModTime().Before(now.Add(-24*time.Hour))) {
+		if err == nil && over(info, filepath.Dir(name) == u.dir, now) {
 			_ = os.Remove(name)
 		}
 		return nil
 	})
+}
+
+// over reports whether a file has no reason to stay: incoming ones are at the top.
+func over(info fs.FileInfo, incoming bool, now time.Time) bool {
+	if incoming {
+		return info.ModTime().Before(now.Add(-abandoned))
+	}
+	return !info.ModTime().Equal(keptForEver) && info.ModTime().Before(now)
 }

@@ -45,6 +45,9 @@ func cpuProfile(w http.ResponseWriter, r *http.Request) error {
 		}
 		seconds = n
 	}
+	control, until := http.NewResponseController(w), time.Now().Add(time.Duration(seconds)*time.Second+30*time.Second)
+	_ = control.SetReadDeadline(until) // the server's own limits are for answers that are ready at once
+	_ = control.SetWriteDeadline(until)
 	if err := pprof.StartCPUProfile(w); err != nil {
 		return httperr.New(http.StatusConflict, "the CPU is being profiled already", err)
 	}
