@@ -162,6 +162,7 @@ func (f *Front) file(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (f *Front) playlist(w http.ResponseWriter, r *http.Request, p Playlist) {
+	f.repeats.here(whoAsks(access.ClientAddr(r, f.cfg.TrustedProxies), r, ""), time.Now())
 	f.playlists.Add(1)
 	h := w.Header()
 	h.Set("Content-Type", "application/vnd.apple.mpegurl")
@@ -179,18 +180,20 @@ func (f *Front) playlist(w http.ResponseWriter, r *http.Request, p Playlist) {
 // answer sends the viewer to the best box for it, and to another one when it asks for the same
 // again; when it was sent to all of them the origin serves.
 func (f *Front) answer(w http.ResponseWriter, r *http.Request, path id.Path) error {
-	viewer := access.ClientAddr(r, f.cfg.TrustedProxies)
-	key, conn, now := requestKey(viewer, r, path), connection(viewer, r), time.Now()
-	seen := f.repeats.given(key, now)
-	loc, ok := f.cfg.Content.Locate(path, viewer, failed(seen, conn))
+	viewer, now := access.ClientAddr(r, f.cfg.TrustedProxies), time.Now()
+	asks := whoAsks(viewer, r, path)
+	viewers, seen := f.repeats.here(asks, now), f.repeats.given(asks, now)
+	failed := asks.failed(seen)
+	loc, ok := f.cfg.Content.Locate(path, viewer, failed)
 	if !ok {
 		return httperr.NotFound("not here: the segment is gone, or it never was; reload the playlist")
 	}
-	if loc.Own || len(loc.Boxes) == 0 {
+	again := len(seen) - (viewers - 1) // at least so many requests are repeats
+	if loc.Own || len(loc.Boxes) == 0 || again >= len(loc.Boxes)+len(failed) {
 		return f.serve(w, r, path, loc.Digest)
 	}
 	best := leastSent(loc.Boxes, seen)
-	f.repeats.add(key, sent{best.Box, conn}, now)
+	f.repeats.add(asks, best.Box, now)
 	f.cfg.Content.Redirected(best.Box, loc.Size)
 	f.redirects.Add(1)
 	f.redirectBytes.Add(loc.Size)

@@ -14,22 +14,22 @@ import (
 // A viewer that asks for the same bytes again within repeatWindow did not get them from the
 // box that it was sent to (design.md section 3).
 //
-// Address and player do not name a viewer: all of a household or a campus may share them. So the
-// same request over another connection is sent to another box, which helps either way, but only
-// over the same connection is it a failure that leads to the origin in the end. Else ten viewers
-// of one household looked like one who fails ten times, and the origin would serve eight of them.
+// Address and player do not name a viewer: all of a household or a campus may share them. So as
+// many requests as viewers seem to share them are only spread over the holders; what exceeds that,
+// or comes over the same connection, is a failure and leads to the origin in the end. Else ten
+// viewers of one household looked like one who fails ten times, and the origin served eight.
 const (
 	repeatWindow = 10 * time.Second
-	maxRepeats   = 100_000 // requests that are remembered in one half of the window; more are forgotten early
+	maxRecent    = 100_000 // keys that are remembered in one half of the window; more are forgotten early
 	maxSent      = 16      // answers to one request that are remembered in one half of the window
 )
 
-// repeats remembers which boxes a request was sent to, in two generations so that forgetting
-// costs nothing. The zero value is ready.
+// repeats remembers what viewers asked for lately. The zero value is ready; any goroutine.
 type repeats struct {
-	mu       sync.Mutex
-	now, old map[uint64][]sent
-	turned   time.Time
+	mu      sync.Mutex
+	sent    recent[[]sent] // by request
+	kept    recent[bool]   // by connection that was seen; true: more than once, and counted
+	viewers recent[int]    // by household: kept connections
 }
 
 // sent is one answer to a request.
@@ -38,34 +38,84 @@ type sent struct {
 	conn uint16
 }
 
-var repeatSeed = maphash.MakeSeed()
-
-type repeatKey struct {
-	viewer              netip.Addr
-	method, agent, span string
-	path                id.Path
+// asker is who asks, as far as a request tells.
+type asker struct {
+	household uint64 // address and player
+	request   uint64 // the household's for these bytes
+	conn      uint16 // port of the connection; 0 behind a proxy, whose connections are not the viewer's
 }
 
-// requestKey identifies a request for its repeat: client address, user agent, path and range.
-func requestKey(viewer netip.Addr, r *http.Request, path id.Path) uint64 {
-	return maphash.Comparable(repeatSeed, repeatKey{viewer, r.Method, r.UserAgent(), r.Header.Get("Range"), path})
-}
+var seed = maphash.MakeSeed()
 
-// connection tells the viewer's connections apart by their port. It is 0 for all behind a proxy,
-// whose connections are not theirs.
-func connection(viewer netip.Addr, r *http.Request) uint16 {
-	remote, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil || remote.Addr().Unmap().WithZone("") != viewer {
-		return 0
+type (
+	householdKey struct {
+		viewer netip.Addr
+		agent  string
 	}
-	return remote.Port()
+	requestKey struct {
+		household    uint64
+		method, span string
+		path         id.Path
+	}
+	connKey struct {
+		household uint64
+		conn      uint16
+	}
+)
+
+func whoAsks(viewer netip.Addr, r *http.Request, path id.Path) asker {
+	a := asker{household: maphash.Comparable(seed, householdKey{viewer, r.UserAgent()})}
+	a.request = maphash.Comparable(seed, requestKey{a.household, r.Method, r.Header.Get("Range"), path})
+	if remote, err := netip.ParseAddrPort(r.RemoteAddr); err == nil && remote.Addr().Unmap().WithZone("") == viewer {
+		a.conn = remote.Port()
+	}
+	return a
+}
+
+// here notes that a viewer asks for anything. It returns how many viewers the household seems to
+// have, at least 1: connections over which it asked more than once. Players that open one for
+// each request are not told apart.
+func (t *repeats) here(a asker, now time.Time) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.kept.turn(now)
+	t.viewers.turn(now)
+	if a.conn != 0 {
+		key := maphash.Comparable(seed, connKey{a.household, a.conn})
+		counted, seen := t.kept.now[key]
+		_, seenBefore := t.kept.old[key]
+		t.kept.now[key] = seen || seenBefore
+		if (seen || seenBefore) && !counted {
+			t.viewers.now[a.household]++
+		}
+	}
+	return max(t.viewers.now[a.household], t.viewers.old[a.household], 1)
+}
+
+// given returns what the request was answered with lately, oldest first.
+func (t *repeats) given(a asker, now time.Time) []sent {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sent.turn(now)
+	return slices.Concat(t.sent.old[a.request], t.sent.now[a.request])
+}
+
+func (t *repeats) add(a asker, box id.BoxID, now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sent.turn(now)
+	list := t.sent.now[a.request]
+	if len(list) == maxSent {
+		list = list[1:]
+	}
+	t.sent.now[a.request] = append(list, sent{box, a.conn})
 }
 
 // failed returns the boxes that the same connection was sent to.
-func failed(seen []sent, conn uint16) []id.BoxID {
+func (a asker) failed(seen []sent) []id.BoxID {
 	var boxes []id.BoxID
 	for _, s := range seen {
-		if s.conn == conn {
+		if s.conn == a.conn {
 			boxes = append(boxes, s.box)
 		}
 	}
@@ -89,31 +139,19 @@ func leastSent(holders []Holder, seen []sent) Holder {
 	return best
 }
 
-// given returns what the request was answered with lately.
-func (t *repeats) given(key uint64, now time.Time) []sent {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.turn(now)
-	return slices.Concat(t.old[key], t.now[key])
+// recent is a map in two generations, so that forgetting costs nothing.
+type recent[V any] struct {
+	now, old map[uint64]V
+	turned   time.Time
 }
 
-func (t *repeats) add(key uint64, s sent, now time.Time) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.turn(now)
-	list := t.now[key]
-	if len(list) == maxSent {
-		list = list[:copy(list, list[1:])]
+func (m *recent[V]) turn(now time.Time) {
+	if m.now != nil && now.Sub(m.turned) < repeatWindow && len(m.now) < maxRecent {
+		return
 	}
-	t.now[key] = append(list, s)
-}
-
-func (t *repeats) turn(now time.Time) {
-	if t.now == nil || now.Sub(t.turned) >= repeatWindow || len(t.now) >= maxRepeats {
-		t.old, t.now = t.now, map[uint64][]sent{}
-		if now.Sub(t.turned) >= 2*repeatWindow {
-			t.old = nil
-		}
-		t.turned = now
+	m.old, m.now = m.now, map[uint64]V{}
+	if now.Sub(m.turned) >= 2*repeatWindow {
+		m.old = nil
 	}
+	m.turned = now
 }
