@@ -140,9 +140,9 @@ func (p *Placement) push(ctx context.Context, m *member, j *job) {
 	limit := min(max(2*j.Duration, leastPush), mostPush, time.Until(j.Expires))
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, errTooSlow)
 	defer cancel()
-	start := time.Now()
-	receipt, err := m.link.Push(ctx, push.Live, liveFile(j.Live))
-	p.finished(m, j, receipt, time.Since(start), err)
+	start, file := time.Now(), liveFile(j.Live)
+	_, err := m.link.Push(ctx, push.Live, file)
+	p.finished(m, j, file, start, err)
 }
 
 func liveFile(s Live) push.File {

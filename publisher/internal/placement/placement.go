@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -32,6 +33,7 @@ const (
 	leastUseful = 2 * time.Second // a copy that lives shorter is not worth its bytes
 	leastPush   = 3 * time.Second // a live push gets twice the segment's duration, at least this…
 	mostPush    = 30 * time.Second
+	sourceRest  = 10 * time.Second // before a segment whose own file could not be read is tried again
 )
 
 // Fleet is where boxes come from.
@@ -67,7 +69,8 @@ type Placement struct {
 
 	mu      sync.Mutex
 	members map[id.BoxID]*member
-	jobs    map[id.Path]*job // live segments under way
+	jobs    map[id.Path]*job      // live segments under way
+	resting map[id.Path]time.Time // segments whose own file could not be read, until when they are left alone
 	rng     *rand.Rand
 
 	repair   chan struct{}
@@ -93,6 +96,7 @@ func New(cfg Config) *Placement {
 		records: newRecords(cfg.Own.ID, cfg.Redis, cfg.Log),
 		members: map[id.BoxID]*member{},
 		jobs:    map[id.Path]*job{},
+		resting: map[id.Path]time.Time{},
 		rng:     rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 		repair:  make(chan struct{}, 1),
 	}
@@ -242,9 +246,7 @@ func (p *Placement) assign(j *job, n int) {
 			}
 		}
 	}
-	if j.flying == 0 {
-		delete(p.jobs, j.Path)
-	}
+	p.settle(j)
 }
 
 // replace places the segments of the window that too few boxes hold, newest first.
@@ -256,8 +258,10 @@ func (p *Placement) replace() {
 	if !slices.ContainsFunc(p.ranked(), func(r ranking.Ranked) bool { return r.Excluded == "" }) {
 		return
 	}
+	now := time.Now()
+	maps.DeleteFunc(p.resting, func(_ id.Path, until time.Time) bool { return !until.After(now) })
 	for _, s := range window {
-		if time.Until(s.Expires) > leastUseful && p.copies(s) < s.Replicas {
+		if s.Expires.Sub(now) > leastUseful && p.resting[s.Path].IsZero() && p.copies(s) < s.Replicas {
 			p.place(s)
 		}
 	}
@@ -284,35 +288,51 @@ func (p *Placement) ranked() []ranking.Ranked {
 }
 
 // finished notes how a push ended and moves the job on.
-func (p *Placement) finished(m *member, j *job, receipt push.Receipt, took time.Duration, err error) {
-	if err == nil {
-		p.records.add(liveFile(j.Live), m.id, receipt, taskFacts{})
-	}
+func (p *Placement) finished(m *member, j *job, file push.File, start time.Time, err error) {
+	first := err == nil && p.records.add(file, m.id, start, taskFacts{})
 	p.mu.Lock()
-	m.note(j.Size, took, err)
+	m.note(j.Size, time.Since(start), err)
 	j.flying--
 	switch {
-	case err != nil && !errors.Is(err, push.ErrSource):
+	case err == nil:
+		p.settle(j)
+	case errors.Is(err, push.ErrSource):
+		p.resting[j.Path] = time.Now().Add(sourceRest)
+		p.settle(j)
+	default:
 		p.failures.Add(1)
 		p.assign(j, 1)
-	case j.flying == 0:
-		delete(p.jobs, j.Path)
+		p.release(m) // the box is left alone for a while: what waits for it does not
 	}
 	p.mu.Unlock()
-	if err == nil {
-		if p.records.isFirst(j.Path, m.id) {
+	switch {
+	case err == nil:
+		if first {
 			p.placed.Add(1)
 		}
 		j.Placed()
-		return
+	case errors.Is(err, push.ErrSource):
+		p.log.Warn("a segment cannot be placed", "path", j.Path, "reason", err, "again_in", sourceRest)
+	default:
+		p.log.Info("a push failed; another box is asked", "box", m.id, "path", j.Path, "reason", err)
 	}
-	p.log.Info("a push failed; another box is asked", "box", m.id, "path", j.Path, "reason", err)
+}
+
+// settle forgets a job of which nothing is queued or under way.
+func (p *Placement) settle(j *job) {
+	if j.flying == 0 {
+		delete(p.jobs, j.Path)
+	}
 }
 
 // abandon gives what waits for a box that is down to others.
 func (p *Placement) abandon(m *member) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.release(m)
+}
+
+func (p *Placement) release(m *member) {
 	for _, j := range m.empty() {
 		j.flying--
 		p.assign(j, 1)

@@ -36,7 +36,8 @@ const (
 	reclaimInterval = 3 * time.Second
 	keepInterval    = 3 * time.Second
 	queueRetry      = time.Second
-	bulkWait        = time.Second      // between two looks for boxes while there is none
+	bulkWait        = time.Second      // between two looks for boxes while there is none…
+	longestRest     = 5 * time.Minute  // …doubling to this while boxes fail or refuse
 	slowestBulk     = 64 << 10         // bytes/s that a bulk push must reach on the whole…
 	bulkGrace       = 30 * time.Second // …after so long
 	recordedError   = 24 * time.Hour   // a task that was given up is on record for so long
@@ -119,6 +120,7 @@ func (q *Queue) reclaimAll(ctx context.Context) {
 func (q *Queue) keepAll(ctx context.Context) {
 	ticker := time.NewTicker(keepInterval)
 	defer ticker.Stop()
+	rests := map[id.Path]rest{}
 	for {
 		select {
 		case <-ctx.Done():
@@ -130,12 +132,46 @@ func (q *Queue) keepAll(ctx context.Context) {
 		if len(up) == 0 {
 			continue // nobody could take a file
 		}
+		still := map[id.Path]rest{}
 		for _, f := range p.records.thin(q.Replicas, up, time.Now()) {
-			if err := p.placeBulk(ctx, f, q.Replicas, time.Now(), p.records.facts(f.Path)); err != nil && ctx.Err() == nil {
+			r := rests[f.Path]
+			if !r.due(up, time.Now()) {
+				still[f.Path] = r
+				continue
+			}
+			if err := p.placeOnce(ctx, f, q.Replicas, p.records.facts(f.Path)); err != nil && ctx.Err() == nil {
 				q.Log.Warn("a file that lost a holder cannot be placed again yet", "path", f.Path, "reason", err)
 			}
+			still[f.Path] = r.after(up, time.Now())
+		}
+		rests = still
+	}
+}
+
+// rest is how long a file that too few boxes hold is left alone after it was tried on all that
+// were up: those that refused it would refuse it again.
+type rest struct {
+	until time.Time
+	wait  time.Duration
+	asked map[id.BoxID]bool // that were up
+}
+
+// due reports whether the file should be tried: the time is over, or there is a new box.
+func (r rest) due(up map[id.BoxID]bool, now time.Time) bool {
+	if !now.Before(r.until) {
+		return true
+	}
+	for box := range up {
+		if !r.asked[box] {
+			return true
 		}
 	}
+	return false
+}
+
+func (r rest) after(up map[id.BoxID]bool, now time.Time) rest {
+	wait := min(max(2*r.wait, keepInterval), longestRest)
+	return rest{until: now.Add(wait), wait: wait, asked: up}
 }
 
 // moveBack puts a task from TAKEN back to the head of the queue if it is still there.
@@ -364,9 +400,46 @@ func (q *Queue) recordFailure(ctx context.Context, t task, why error) error {
 // least one does and no other will. While no box can be asked it waits, until the file's TTL,
 // counted from since, is over. Errors say why no box holds it.
 func (p *Placement) placeBulk(ctx context.Context, f push.File, replicas int, since time.Time, facts taskFacts) error {
-	tried := map[id.BoxID]bool{}
-	copies := 0
 	var last error
+	tried, wait := map[id.BoxID]bool{}, bulkWait // boxes that failed or refused, and for how long they are left alone
+	again := time.Now().Add(wait)
+	for f.TTL == 0 || time.Since(since) < f.TTL {
+		copies, err := p.bulkRound(ctx, f, replicas, since, facts, tried)
+		switch {
+		case copies > 0:
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case refusedForGood(err):
+			return err
+		}
+		last = cmp.Or(err, last)
+		if err := p.waitForBoxes(ctx); err != nil {
+			return err
+		}
+		if now := time.Now(); !now.Before(again) {
+			if len(tried) > 0 {
+				wait = min(2*wait, longestRest)
+			}
+			clear(tried)
+			again = now.Add(wait)
+		}
+	}
+	return fmt.Errorf("TTL over before a box held it: %w", cmp.Or(last, errNoBox))
+}
+
+// placeOnce asks each box at most once.
+func (p *Placement) placeOnce(ctx context.Context, f push.File, replicas int, facts taskFacts) error {
+	copies, err := p.bulkRound(ctx, f, replicas, time.Now(), facts, map[id.BoxID]bool{})
+	if copies > 0 {
+		return nil
+	}
+	return cmp.Or(err, ctx.Err(), errNoBox)
+}
+
+// bulkRound asks boxes that do not hold the file and are not among the tried, each once, until
+// replicas hold it. It returns how many do and the last error, and adds whom it asked to tried.
+func (p *Placement) bulkRound(ctx context.Context, f push.File, replicas int, since time.Time, facts taskFacts, tried map[id.BoxID]bool) (copies int, last error) {
 	var until time.Time
 	if f.TTL > 0 {
 		until = since.Add(f.TTL - time.Second) // expiry times are whole seconds
@@ -378,43 +451,30 @@ func (p *Placement) placeBulk(ctx context.Context, f push.File, replicas int, si
 			copies++
 		}
 	}
-	for copies < replicas {
-		if f.TTL > 0 && time.Since(since) >= f.TTL {
-			break
-		}
+	for copies < replicas && ctx.Err() == nil && (f.TTL == 0 || time.Since(since) < f.TTL) {
 		m := p.chooseBulk(tried)
 		if m == nil {
-			if copies > 0 {
-				break
-			}
-			if err := p.waitForBoxes(ctx); err != nil {
-				return err
-			}
-			clear(tried) // what failed before may be well again
-			continue
+			break
 		}
 		tried[m.id] = true
-		receipt, err := p.pushBulk(ctx, m, f, since)
-		switch {
-		case err == nil:
-			p.records.add(f, m.id, receipt, facts)
-			copies++
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case errors.Is(err, push.ErrSource) || isRefusal(err, wire.KindDigest, wire.KindSize, wire.KindPath, wire.KindMalformed, wire.KindTTL):
+		if err := p.pushBulk(ctx, m, f, since, facts); err != nil {
 			last = err
-			if copies == 0 {
-				return err
+			if refusedForGood(err) {
+				break
 			}
-		default:
-			last = err
-			p.log.Info("a push failed; another box is asked", "box", m.id, "path", f.Path, "reason", err)
+			if ctx.Err() == nil {
+				p.log.Info("a push failed; another box is asked", "box", m.id, "path", f.Path, "reason", err)
+			}
+			continue
 		}
+		copies++
 	}
-	if copies == 0 {
-		return fmt.Errorf("TTL over before a box held it: %w", cmp.Or(last, errNoBox))
-	}
-	return nil
+	return copies, last
+}
+
+// refusedForGood: no other box will take it either.
+func refusedForGood(err error) bool {
+	return errors.Is(err, push.ErrSource) || isRefusal(err, wire.KindDigest, wire.KindSize, wire.KindPath, wire.KindMalformed, wire.KindTTL)
 }
 
 var errNoBox = errors.New("no box could be asked")
@@ -443,7 +503,7 @@ func (p *Placement) waitForBoxes(ctx context.Context) error {
 	}
 }
 
-func (p *Placement) pushBulk(ctx context.Context, m *member, f push.File, since time.Time) (push.Receipt, error) {
+func (p *Placement) pushBulk(ctx context.Context, m *member, f push.File, since time.Time, facts taskFacts) error {
 	limit := bulkGrace + time.Duration(f.Size/slowestBulk)*time.Second
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, errTooSlow)
 	defer cancel()
@@ -451,13 +511,18 @@ func (p *Placement) pushBulk(ctx context.Context, m *member, f push.File, since 
 		f.TTL = max((f.TTL - time.Since(since)).Truncate(time.Second), time.Second)
 	}
 	start := time.Now()
-	receipt, err := m.link.Push(ctx, push.Bulk, f)
-	p.mu.Lock()
-	m.waiting += f.Size // note takes it off again
-	m.note(f.Size, time.Since(start), err)
-	p.mu.Unlock()
+	_, err := m.link.Push(ctx, push.Bulk, f)
 	if err != nil {
 		p.failures.Add(1)
+	} else {
+		p.records.add(f, m.id, start, facts)
 	}
-	return receipt, err
+	var refusal *push.Refusal
+	if !errors.As(err, &refusal) { // that a box wants no such file says nothing about segments
+		p.mu.Lock()
+		m.waiting += f.Size // note takes it off again
+		m.note(f.Size, time.Since(start), err)
+		p.mu.Unlock()
+	}
+	return err
 }

@@ -91,6 +91,8 @@ func (r *Records) write(ctx context.Context, batch []entry) error {
 			if last := lastExpiry(e.holders); !last.IsZero() {
 				p.ExpireAt(ctx, holders, last)
 				p.ExpireAt(ctx, processed, last)
+			} else {
+				p.Persist(ctx, processed) // an earlier record may have had its time
 			}
 		}
 		return nil

@@ -31,6 +31,9 @@ type Records struct {
 	wake  chan struct{}
 }
 
+// maxDirty is how many records wait for Redis before those that nobody holds are forgotten.
+const maxDirty = 100_000
+
 type record struct {
 	digest  id.Digest
 	size    int64
@@ -56,6 +59,10 @@ func newRecords(own id.PublisherID, client redis.UniversalClient, log *slog.Logg
 
 // holders returns the boxes that hold these bytes and have not let go of them.
 func (r *Records) holders(path id.Path, d id.Digest) []id.BoxID {
+	return r.holdersAt(path, d, time.Now())
+}
+
+func (r *Records) holdersAt(path id.Path, d id.Digest, at time.Time) []id.BoxID {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	f := r.files[path]
@@ -63,13 +70,18 @@ func (r *Records) holders(path id.Path, d id.Digest) []id.BoxID {
 		return nil
 	}
 	boxes := make([]id.BoxID, 0, len(f.holders))
-	now := time.Now()
 	for _, h := range f.holders {
-		if h.expires.IsZero() || h.expires.After(now) {
+		if h.expires.IsZero() || h.expires.After(at) {
 			boxes = append(boxes, h.box)
 		}
 	}
 	return boxes
+}
+
+// holdersFor returns the boxes that hold these bytes for long enough that somebody who is sent
+// there now still finds them.
+func (r *Records) holdersFor(path id.Path, d id.Digest) []id.BoxID {
+	return r.holdersAt(path, d, time.Now().Add(leastUseful))
 }
 
 // holdersUntil returns the boxes that hold these bytes at least until then; the zero time: until
@@ -129,11 +141,20 @@ func (r *Records) Lookup(path id.Path) (Placed, bool) {
 	return Placed{f.digest, f.size, f.task.local}, true
 }
 
-// add notes that a box stored a file. Other bytes than the record has begin a new record.
-func (r *Records) add(f push.File, box id.BoxID, receipt push.Receipt, task taskFacts) {
+// add notes that a box stored a file, and reports whether it is the first to hold these bytes.
+// Other bytes than the record has begin a new record. The box keeps the file for the TTL that it
+// was sent with at begin; its own clock, which its answer tells, may be off by years.
+func (r *Records) add(f push.File, box id.BoxID, begin time.Time, task taskFacts) (first bool) {
+	h := holding{box: box}
+	if f.TTL > 0 {
+		h.expires = begin.Add(f.TTL)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.addHolding(f.Path, f.Digest, f.Size, holding{box, receipt.Expires}).task = task
+	known := r.files[f.Path]
+	record := r.addHolding(f.Path, f.Digest, f.Size, h)
+	record.task = task
+	return record != known
 }
 
 func (r *Records) addHolding(path id.Path, d id.Digest, size int64, h holding) *record {
@@ -149,14 +170,6 @@ func (r *Records) addHolding(path id.Path, d id.Digest, size int64, h holding) *
 	}
 	r.soil(path)
 	return f
-}
-
-// isFirst reports whether the box is the one that stored the file first.
-func (r *Records) isFirst(path id.Path, box id.BoxID) bool {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	f := r.files[path]
-	return f != nil && f.first == box
 }
 
 // describe adds what a task said of a file that boxes hold already.
@@ -230,8 +243,14 @@ func (r *Records) replaceHoldings(box id.BoxID, have []wire.HaveFile) {
 		}
 	}
 	for path, h := range held {
-		if f := r.files[path]; f != nil && f.digest != h.SHA256 {
+		switch f := r.files[path]; {
+		case !mayHold(path, h.SHA256):
+			continue // no honest box says so
+		case f == nil:
+		case f.digest != h.SHA256:
 			continue // bytes that were replaced since
+		case slices.ContainsFunc(f.holders, func(o holding) bool { return o.box == box }):
+			continue // until when is known by our own clock
 		}
 		var expires time.Time
 		if h.Expires > 0 {
@@ -241,14 +260,22 @@ func (r *Records) replaceHoldings(box id.BoxID, have []wire.HaveFile) {
 	}
 }
 
-// sweep forgets what no box holds any more.
+// mayHold reports whether the path can have these bytes: some paths carry their digest.
+func mayHold(path id.Path, d id.Digest) bool {
+	seg, ok := id.ParseSegmentPath(path)
+	return !ok || seg.Short == d.Short()
+}
+
+// sweep forgets what no box holds any more: at once what is in Redis as it is here, and when too
+// much waits for Redis the rest too.
 func (r *Records) sweep(now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for path, f := range r.files {
 		f.holders = slices.DeleteFunc(f.holders, func(h holding) bool { return !h.expires.IsZero() && !h.expires.After(now) })
-		if len(f.holders) == 0 && !r.dirty[path] {
+		if len(f.holders) == 0 && (!r.dirty[path] || len(r.dirty) > maxDirty) {
 			delete(r.files, path) // its keys in Redis expire by themselves
+			delete(r.dirty, path)
 		}
 	}
 }

@@ -52,7 +52,7 @@ var affinity = maphash.MakeSeed()
 // HoldersFor returns the boxes that hold the file and that the viewer may reach, best first for
 // this viewer, without those in avoid. Boxes without a session now are left out.
 func (p *Placement) HoldersFor(path id.Path, digest id.Digest, viewer netip.Addr, avoid []id.BoxID) []front.Holder {
-	boxes := p.records.holders(path, digest)
+	boxes := p.records.holdersFor(path, digest)
 	now := time.Now()
 	order := make([]ranking.Holder, 0, len(boxes))
 	p.mu.Lock()

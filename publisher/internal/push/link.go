@@ -92,6 +92,7 @@ func (l *Link) Sent() int64 {
 
 // Run keeps the session until ctx ends; then it says goodbye.
 func (l *Link) Run(ctx context.Context) {
+	defer l.closeBulk(false) // also when the live session was down at the end
 	retry := wsconn.Backoff{Min: firstRetry, Max: lastRetry}
 	said := ""
 	for ctx.Err() == nil {
@@ -135,7 +136,6 @@ func (l *Link) session(ctx context.Context) error {
 	case <-ctx.Done():
 		err = ctx.Err()
 		s.Close("the publisher ends")
-		l.closeBulk()
 	}
 	l.mu.Lock()
 	l.live = nil
@@ -214,19 +214,17 @@ func (l *Link) releaseBulk() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.bulkUse--; l.bulkUse == 0 {
-		l.bulkEnd = time.AfterFunc(bulkIdle, func() {
-			l.mu.Lock()
-			idle := l.bulkUse == 0
-			l.mu.Unlock()
-			if idle {
-				l.closeBulk()
-			}
-		})
+		l.bulkEnd = time.AfterFunc(bulkIdle, func() { l.closeBulk(true) })
 	}
 }
 
-func (l *Link) closeBulk() {
+// closeBulk ends the bulk session; with onlyIdle unless it is in use.
+func (l *Link) closeBulk(onlyIdle bool) {
 	l.mu.Lock()
+	if onlyIdle && l.bulkUse > 0 {
+		l.mu.Unlock()
+		return
+	}
 	s := l.bulk
 	l.bulk = nil
 	if s != nil {

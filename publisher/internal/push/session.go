@@ -255,6 +255,8 @@ func (s *Session) Have(ctx context.Context) ([]wire.HaveFile, error) {
 	if !s.acks() {
 		return nil, nil
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, haveWithin, errHaveSlow)
+	defer cancel()
 	var files []wire.HaveFile
 	for after := ""; ; {
 		page, err := s.havePage(ctx, after)
@@ -270,9 +272,12 @@ func (s *Session) Have(ctx context.Context) ([]wire.HaveFile, error) {
 }
 
 const (
-	maxHave      = 1 << 20 // files of one publisher on one box that are looked at
-	awaitingHave = "HAVE"  // one question at a time; its answer has no REQUEST_ID
+	maxHave      = 1 << 16          // files of one publisher on one box that are looked at
+	haveWithin   = 30 * time.Second // for all pages
+	awaitingHave = "HAVE"           // one question at a time; its answer has no REQUEST_ID
 )
+
+var errHaveSlow = fmt.Errorf("the box did not tell within %v what it holds", haveWithin)
 
 func (s *Session) havePage(ctx context.Context, after string) (wire.HavePageReply, error) {
 	_, answer, err := s.await(awaitingHave)
