@@ -32,6 +32,7 @@ const (
 	lastRetry      = 15 * time.Second
 	sameEntrance   = 30 * time.Second // before an entrance that answers under two URLs is tried again under the second
 	forgetAfter    = 30 * time.Second // that no entrance offered a box
+	renewWithin    = 15 * time.Second // or the addresses that an entrance named for a box yield to another one's
 	keyLifetime    = 2 * time.Minute  // of SEARCH:<box>
 )
 
@@ -45,6 +46,16 @@ type Box struct {
 	Household string
 	FirstSeen time.Time
 	LastSeen  time.Time
+
+	source  string    // entrance that named these addresses
+	renewed time.Time // by the source
+}
+
+// keeps reports whether the box stays at its addresses although another entrance names others:
+// each sees a box come from where it stands itself, and a link that follows them all in turn
+// never holds. The widest are kept, which serve most viewers, for as long as they are renewed.
+func (b Box) keeps(other Box) bool {
+	return b.source != other.source && other.LastSeen.Sub(b.renewed) < renewWithin && other.Least <= b.Least
 }
 
 // Config of a fleet.
@@ -68,6 +79,7 @@ type Fleet struct {
 	sessions map[string]bool          // by entrance URL: known, and so dialled
 	talking  map[id.EntranceID]string // the URL over which each entrance is asked
 	problems map[string]string        // by entrance URL: why there is no session
+	answered time.Time                // since when at least one entrance is talking
 	changed  chan struct{}
 }
 
@@ -86,7 +98,7 @@ func New(cfg Config, client redis.UniversalClient, log *slog.Logger) *Fleet {
 func (f *Fleet) Boxes() []Box {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.talking) > 0 {
+	if len(f.talking) > 0 && time.Since(f.answered) > forgetAfter {
 		maps.DeleteFunc(f.boxes, func(_ id.BoxID, b Box) bool { return time.Since(b.LastSeen) > forgetAfter })
 	}
 	return slices.SortedFunc(maps.Values(f.boxes), func(a, b Box) int {
@@ -137,7 +149,9 @@ func (f *Fleet) Run(ctx context.Context) error {
 func (f *Fleet) dialOnce(ctx context.Context, group *sync.WaitGroup, learned chan<- named, u string, least netaddr.Scope) {
 	f.mu.Lock()
 	known := f.sessions[u] || len(f.sessions) >= wire.MaxEntranceURLs
-	f.sessions[u] = true
+	if !known {
+		f.sessions[u] = true
+	}
 	f.mu.Unlock()
 	if known {
 		return
@@ -235,7 +249,7 @@ func (e *entrance) session(ctx context.Context, retry *wsconn.Backoff) (time.Dur
 		retry.Reset()
 		e.fleet.setProblem(e.url, "")
 		wait := hungryInterval
-		if e.fleet.join(ctx, reply, scope) {
+		if e.fleet.join(ctx, e.url, reply, scope) {
 			wait = steadyInterval
 		}
 		e.learn(ctx, reply.EntranceURLs, scope)
@@ -333,6 +347,9 @@ func (f *Fleet) claim(e id.EntranceID, u string) bool {
 	if f.talking[e] != "" && f.talking[e] != u {
 		return false
 	}
+	if len(f.talking) == 0 {
+		f.answered = time.Now() // boxes too need time to come back to a restarted entrance
+	}
 	f.talking[e] = u
 	return true
 }
@@ -352,7 +369,7 @@ func (f *Fleet) released(e id.EntranceID, u string) {
 }
 
 // join takes the boxes of a reply in and reports whether there are as many as wanted.
-func (f *Fleet) join(ctx context.Context, reply wire.SearchReply, scope netaddr.Scope) (enough bool) {
+func (f *Fleet) join(ctx context.Context, source string, reply wire.SearchReply, scope netaddr.Scope) (enough bool) {
 	now := time.Now()
 	f.mu.Lock()
 	taken := 0
@@ -366,9 +383,13 @@ func (f *Fleet) join(ctx context.Context, reply wire.SearchReply, scope netaddr.
 			f.log.Debug("an entrance offered a box that cannot be used", "box", id.Quote(name), "reason", err)
 			continue
 		}
-		box.LastSeen, box.FirstSeen = now, now
+		box.LastSeen, box.FirstSeen, box.renewed, box.source = now, now, now, source
 		if old, ok := f.boxes[box.ID]; ok {
 			box.FirstSeen = old.FirstSeen
+			if old.keeps(box) {
+				old.LastSeen = now
+				box = old
+			}
 		}
 		f.boxes[box.ID] = box
 		fresh = append(fresh, box)
@@ -402,6 +423,9 @@ func parseBox(name string, flat map[string]wire.Text, scope netaddr.Scope) (Box,
 	edge, err := wire.ParseURL(x.EdgeBase())
 	if err != nil {
 		return Box{}, err
+	}
+	if edge.RawQuery != "" || edge.ForceQuery {
+		return Box{}, fmt.Errorf("its EDGE_URL has a query: %s", id.Quote(x.EdgeURL))
 	}
 	b := Box{ID: box, Exchange: x, Least: scope, EdgeBase: x.EdgeBase(), Household: edge.Hostname()}
 	if addr, err := netip.ParseAddr(edge.Hostname()); err == nil {
