@@ -20,6 +20,7 @@ import (
 // TestCopies: every segment that the encoder writes is held by as many boxes as configured, and
 // each of them serves, at its own URL, the encoder's bytes. The origin is not asked.
 func TestCopies(t *testing.T) {
+	t.Parallel()
 	for _, f := range formats {
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,8 +29,16 @@ func lines(text string) iter.Seq[string] {
 	}
 }
 
+// agents counts viewers, so that each has a name of its own.
+var agents atomic.Int32
+
 // watching starts n viewers that leave with the test. Their failures fail the test.
 func watching(t *testing.T, url string, n int) []*watch.Player {
+	t.Helper()
+	return watchingAs(t, url, n, func() string { return fmt.Sprintf("e2e-viewer/%d", agents.Add(1)) })
+}
+
+func watchingAs(t *testing.T, url string, n int, agent func() string) []*watch.Player {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var group sync.WaitGroup
@@ -39,7 +48,7 @@ func watching(t *testing.T, url string, n int) []*watch.Player {
 	})
 	var players []*watch.Player
 	for i := range n {
-		p := watch.New(watch.Config{URL: url, UserAgent: fmt.Sprintf("e2e-viewer/%d", i), Log: slog.New(slog.DiscardHandler)})
+		p := watch.New(watch.Config{URL: url, UserAgent: agent(), Log: slog.New(slog.DiscardHandler)})
 		players = append(players, p)
 		group.Go(func() {
 			if err := p.Run(ctx); err != nil {
@@ -64,6 +73,21 @@ func awaitPlayed(t *testing.T, players []*watch.Player, length time.Duration) {
 			}
 			return nil
 		})
+	}
+}
+
+// smooth fails the test for viewers who noticed anything.
+func smooth(t *testing.T, players []*watch.Player) {
+	t.Helper()
+	for i, p := range players {
+		r := p.Report()
+		if r.Corrupt > 0 || r.Missed > 0 {
+			t.Errorf("viewer %d: %d corrupt and %d missed segments", i, r.Corrupt, r.Missed)
+		}
+		if r.Stalls > 0 {
+			t.Errorf("viewer %d: %d stalls of %v together (load of the machine: %s)", i, r.Stalls, r.Stalled, load())
+		}
+		t.Logf("viewer %d: %+v", i, r)
 	}
 }
 
