@@ -168,13 +168,50 @@ func (f *Front) playlist(w http.ResponseWriter, r *http.Request, p Playlist) {
 	h.Set("Content-Type", "application/vnd.apple.mpegurl")
 	h.Set("Cache-Control", "max-age="+strconv.Itoa(int(p.MaxAge/time.Second)))
 	h.Set("ETag", p.ETag)
-	if r.Header.Get("If-None-Match") == p.ETag {
+	if matches(r.Header.Get("If-None-Match"), p.ETag) {
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
 	h.Set("Last-Modified", p.Modified.UTC().Format(http.TimeFormat))
 	h.Set("Content-Length", strconv.Itoa(len(p.Body)))
 	_, _ = w.Write(p.Body)
+}
+
+// matches reports whether an If-None-Match names the tag (RFC 9110 section 13.1.2).
+func matches(header, tag string) bool {
+	for candidate := range strings.SplitSeq(header, ",") {
+		candidate = strings.TrimSpace(candidate)
+		if candidate == "*" || strings.TrimPrefix(candidate, "W/") == tag {
+			return true
+		}
+	}
+	return false
+}
+
+// asked is how many bytes of a file the request asks for: none with HEAD, and those of a range. Of
+// several ranges, and of what is no range, it is the whole.
+func asked(r *http.Request, size int64) int64 {
+	if r.Method == http.MethodHead {
+		return 0
+	}
+	from, to, ok := strings.Cut(strings.TrimPrefix(r.Header.Get("Range"), "bytes="), "-")
+	if !ok {
+		return size
+	}
+	last, err := strconv.ParseInt(to, 10, 64)
+	switch {
+	case to == "":
+		last = size - 1
+	case err != nil || last < 0:
+		return size
+	case from == "": // so many at the end
+		return min(last, size)
+	}
+	first, err := strconv.ParseInt(from, 10, 64)
+	if err != nil || first < 0 || first > last || first >= size {
+		return size
+	}
+	return min(last, size-1) - first + 1
 }
 
 // answer sends the viewer to the best box for it, and to another one when it asks for the same
@@ -194,9 +231,10 @@ func (f *Front) answer(w http.ResponseWriter, r *http.Request, path id.Path) err
 	}
 	best := leastSent(loc.Boxes, seen)
 	f.repeats.add(asks, best.Box, now)
-	f.cfg.Content.Redirected(best.Box, loc.Size)
+	bytes := asked(r, loc.Size)
+	f.cfg.Content.Redirected(best.Box, bytes)
 	f.redirects.Add(1)
-	f.redirectBytes.Add(loc.Size)
+	f.redirectBytes.Add(bytes)
 	// Written directly, and not with http.Redirect: this is the answer that is given most.
 	h := w.Header()
 	h["Location"] = []string{best.Base + loc.Path}
@@ -225,6 +263,12 @@ func (f *Front) origin(w http.ResponseWriter, r *http.Request) error {
 	return f.serve(w, r, path, loc.Digest)
 }
 
+// A viewer that takes a file of the origin more slowly is cut off.
+const (
+	leastPatience = 30 * time.Second
+	slowestViewer = 32 << 10 // bytes/s, after leastPatience
+)
+
 // serve sends the origin's own copy.
 func (f *Front) serve(w http.ResponseWriter, r *http.Request, path id.Path, digest id.Digest) error {
 	file, err := f.cfg.Content.Open(path)
@@ -240,6 +284,10 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, path id.Path, dige
 	h.Set("Cache-Control", "no-cache")
 	if path.ContentAddressed() {
 		h.Set("Cache-Control", "public, max-age=31536000, immutable")
+	}
+	if info, err := file.Stat(); err == nil {
+		patience := leastPatience + time.Duration(info.Size()/slowestViewer)*time.Second
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(patience)) // a test's writer has none
 	}
 	f.originFiles.Add(1)
 	http.ServeContent(&counter{w, &f.originBytes}, r, "", time.Time{}, file)
@@ -300,6 +348,7 @@ func (f *Front) locate(w http.ResponseWriter, r *http.Request) error {
 		answer.URLs = append(answer.URLs, BaseURL(r, f.cfg.PublicURL)+(&url.URL{Path: "/origin" + string(path)}).EscapedPath())
 	}
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
 	return json.MarshalWrite(w, answer)
 }
 
