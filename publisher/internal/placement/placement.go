@@ -70,6 +70,7 @@ type Placement struct {
 	mu      sync.Mutex
 	members map[id.BoxID]*member
 	jobs    map[id.Path]*job      // live segments under way
+	bulk    map[id.Path]int       // files from the queue under way
 	resting map[id.Path]time.Time // segments whose own file could not be read, until when they are left alone
 	rng     *rand.Rand
 
@@ -96,6 +97,7 @@ func New(cfg Config) *Placement {
 		records: newRecords(cfg.Own.ID, cfg.Redis, cfg.Log),
 		members: map[id.BoxID]*member{},
 		jobs:    map[id.Path]*job{},
+		bulk:    map[id.Path]int{},
 		resting: map[id.Path]time.Time{},
 		rng:     rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 		repair:  make(chan struct{}, 1),

@@ -134,6 +134,9 @@ func (q *Queue) keepAll(ctx context.Context) {
 		}
 		still := map[id.Path]rest{}
 		for _, f := range p.records.thin(q.Replicas, up, time.Now()) {
+			if p.isPlacing(f.Path) {
+				continue // its copies are on their way
+			}
 			r := rests[f.Path]
 			if !r.due(up, time.Now()) {
 				still[f.Path] = r
@@ -440,6 +443,7 @@ func (p *Placement) placeOnce(ctx context.Context, f push.File, replicas int, fa
 // bulkRound asks boxes that do not hold the file and are not among the tried, each once, until
 // replicas hold it. It returns how many do and the last error, and adds whom it asked to tried.
 func (p *Placement) bulkRound(ctx context.Context, f push.File, replicas int, since time.Time, facts taskFacts, tried map[id.BoxID]bool) (copies int, last error) {
+	defer p.placing(f.Path)()
 	var until time.Time
 	if f.TTL > 0 {
 		until = since.Add(f.TTL - time.Second) // expiry times are whole seconds
@@ -470,6 +474,26 @@ func (p *Placement) bulkRound(ctx context.Context, f push.File, replicas int, si
 		copies++
 	}
 	return copies, last
+}
+
+// placing notes that a file from the queue is being placed; the returned function that it is not.
+func (p *Placement) placing(path id.Path) (done func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.bulk[path]++
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.bulk[path]--; p.bulk[path] == 0 {
+			delete(p.bulk, path)
+		}
+	}
+}
+
+func (p *Placement) isPlacing(path id.Path) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.bulk[path] > 0
 }
 
 // refusedForGood: no other box will take it either.

@@ -101,13 +101,13 @@ func Run(ctx context.Context, opts Options) (Result, error) {
 func (f *fleet) run(ctx context.Context) (Result, error) {
 	running := newServices(ctx)
 	defer running.stop()
+	if err := os.MkdirAll(filepath.Join(f.dir, "source"), 0o700); err != nil {
+		return Result{}, err
+	}
 	if err := f.startPeers(ctx, running); err != nil {
 		return Result{}, err
 	}
 	picture, encode := newEncoder(filepath.Join(f.dir, "source"), f.opts.Log)
-	if err := os.MkdirAll(filepath.Join(f.dir, "source"), 0o700); err != nil {
-		return Result{}, err
-	}
 	running.start("encoder", encode)
 
 	url := "http://" + f.publisher.Addr().String()
