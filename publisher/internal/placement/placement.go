@@ -187,11 +187,9 @@ func (p *Placement) join(ctx context.Context, group *sync.WaitGroup, b fleet.Box
 	m := &member{id: b.ID, box: b, cancel: cancel, wake: make(chan struct{}, 1)}
 	target := push.Target{Box: b.ID, ConnectWS: b.Exchange.ConnectWS, Least: b.Least}
 	m.link = push.NewLink(target, p.cfg.Own, push.Events{
+		Holds: func(have []wire.HaveFile) { p.records.replaceHoldings(b.ID, have) },
 		Up: func(have []wire.HaveFile) {
 			p.log.Info("a box is up", "box", b.ID, "address", b.EdgeBase, "holds", len(have), "acknowledges", !m.link.Old())
-			if !m.link.Old() {
-				p.records.replaceHoldings(b.ID, have)
-			}
 			p.wakeRepair()
 		},
 		Down: func(reason string) {

@@ -30,6 +30,9 @@ const (
 // Events tell what happens to a link. They are called one at a time, from the link's own
 // goroutine, and must not block for long.
 type Events struct {
+	// Holds, just before Up: what the box says it holds. No push is under way then, so that nothing
+	// stored after the answer is missing from it. Not called for an old box.
+	Holds func(have []wire.HaveFile)
 	// Up: a session was accepted; have is what the box says it holds (nil from an old box).
 	Up func(have []wire.HaveFile)
 	// Down: the session ended, or the box announced that it leaves.
@@ -124,6 +127,9 @@ func (l *Link) session(ctx context.Context) error {
 	if err != nil {
 		s.conn.Abort()
 		return err
+	}
+	if l.events.Holds != nil && !s.Old() {
+		l.events.Holds(have)
 	}
 	l.mu.Lock()
 	l.live, l.leaving = s, false
