@@ -149,7 +149,7 @@ func TestDemoInterrupted(t *testing.T) {
 	players := watching(t, page+"live/demo/index.m3u8", 1)
 	awaitPlayed(t, players, 2*time.Second)
 	eventually(t, soon, func() error {
-		for _, words := range []string{"segments placed", "boxes up 5", "from boxes", "from the origin", "offload"} {
+		for _, words := range []string{"segments placed", "boxes 5", "from boxes", "origin", "offload"} {
 			if !strings.Contains(demo.out.String(), words) {
 				return fmt.Errorf("no status line with %q: %s", words, demo.out.String())
 			}

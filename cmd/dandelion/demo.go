@@ -96,7 +96,7 @@ func statusText(s demo.Status) string {
 	if share, ok := s.Offload(); ok {
 		offload = fmt.Sprintf("offload %.0f %%", 100*share)
 	}
-	return fmt.Sprintf("%s  segments placed %d   boxes up %d   from boxes %s   from the origin %s   %s",
+	return fmt.Sprintf("%s  segments placed %d  boxes %d  from boxes %s  origin %s  %s",
 		clock(s.Running), s.SegmentsPlaced, s.BoxesUp, size(s.BoxBytes), size(s.OriginBytes), offload)
 }
 

@@ -9,7 +9,8 @@ import (
 	"syscall"
 )
 
-// SignalContext returns a context that ends at the first SIGINT or SIGTERM, so that the parts
+// SignalContext returns a context that ends at the first SIGINT or SIGTERM, or when the terminal
+// closes (SIGHUP, unless the process was started to ignore it, as by nohup), so that the parts
 // can drain. A second signal ends the process at once, with status 128 and the signal's number,
 // as shells count it. The returned function gives the signals back and ends the context; main
 // calls it when the daemon is done.
@@ -17,6 +18,9 @@ func SignalContext(parent context.Context, log *slog.Logger) (context.Context, c
 	ctx, cancel := context.WithCancel(parent)
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(signals, syscall.SIGHUP)
+	}
 	stop := make(chan struct{})
 	stopped := make(chan struct{})
 	go func() {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 )
@@ -54,8 +55,11 @@ func encode(ctx context.Context, ffmpeg, dir string, log *slog.Logger) error {
 	cmd.Stderr = &words
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 5 * time.Second
-	// A process of its own group: the terminal's Ctrl-C is for the demonstration to handle.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// A process of its own group: the terminal's Ctrl-C is for the demonstration to handle. It does
+	// not outlive the demonstration, however that ends; the kernel minds the thread that started it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	err := cmd.Run()
 	if ctx.Err() != nil {
 		return nil
