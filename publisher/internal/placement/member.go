@@ -32,6 +32,7 @@ type member struct {
 	box     fleet.Box
 	record  ranking.Record
 	failed  time.Time // the latest failure
+	down    time.Time // since when, while its link is down
 	queue   []*job    // by deadline
 	waiting int64     // bytes queued or under way
 

@@ -30,8 +30,9 @@ import (
 // Times and limits of placement.
 const (
 	tick        = time.Second
-	leastUseful = 2 * time.Second // a copy that lives shorter is not worth its bytes
-	leastPush   = 3 * time.Second // a live push gets twice the segment's duration, at least this…
+	giveUpAfter = 30 * time.Second // that a box is down, when others wait for its place
+	leastUseful = 2 * time.Second  // a copy that lives shorter is not worth its bytes
+	leastPush   = 3 * time.Second  // a live push gets twice the segment's duration, at least this…
 	mostPush    = 30 * time.Second
 	sourceRest  = 10 * time.Second // before a segment whose own file could not be read is tried again
 )
@@ -154,11 +155,28 @@ func (p *Placement) reconcile(ctx context.Context, group *sync.WaitGroup) {
 		}
 	}
 	for _, b := range p.newcomers(known) {
-		if len(p.members) >= p.cfg.MaxBoxes {
+		if len(p.members) >= p.cfg.MaxBoxes && !p.makeRoom() {
 			break
 		}
 		p.members[b.ID] = p.join(ctx, group, b)
 	}
+}
+
+// makeRoom drops the member that has been down longest, if one was for so long that a newcomer
+// is worth more.
+func (p *Placement) makeRoom() bool {
+	var longest *member
+	for _, m := range p.members {
+		if !m.link.Up() && time.Since(m.down) > giveUpAfter && (longest == nil || m.down.Before(longest.down)) {
+			longest = m
+		}
+	}
+	if longest == nil {
+		return false
+	}
+	p.log.Info("a box that cannot be reached gives its place to another", "box", longest.id)
+	p.drop(longest.id, longest)
+	return true
 }
 
 func (p *Placement) drop(box id.BoxID, m *member) {
@@ -184,7 +202,7 @@ func (p *Placement) newcomers(known map[id.BoxID]fleet.Box) []fleet.Box {
 
 func (p *Placement) join(ctx context.Context, group *sync.WaitGroup, b fleet.Box) *member {
 	ctx, cancel := context.WithCancel(ctx)
-	m := &member{id: b.ID, box: b, cancel: cancel, wake: make(chan struct{}, 1)}
+	m := &member{id: b.ID, box: b, cancel: cancel, wake: make(chan struct{}, 1), down: time.Now()}
 	target := push.Target{Box: b.ID, ConnectWS: b.Exchange.ConnectWS, Least: b.Least}
 	m.link = push.NewLink(target, p.cfg.Own, push.Events{
 		Holds: func(have []wire.HaveFile) { p.records.replaceHoldings(b.ID, have) },
@@ -329,6 +347,7 @@ func (p *Placement) settle(j *job) {
 func (p *Placement) abandon(m *member) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	m.down = time.Now()
 	p.release(m)
 }
 

@@ -399,3 +399,31 @@ func TestStop(t *testing.T) {
 	})
 	goleak.VerifyNone(t, ignore)
 }
+
+// TestUnreachableBoxesGiveWay: boxes that cannot be reached do not keep all places to themselves.
+func TestUnreachableBoxesGiveWay(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.mu.Lock()
+	for n := range 10 { // as many as MaxBoxes
+		box := id.BoxID(fmt.Sprintf("box-%032x", n))
+		r.boxes = append(r.boxes, fleet.Box{ID: box, Exchange: wire.Exchange{ConnectWS: "http://127.0.0.1:1" + wire.BoxWSPath(box)}})
+	}
+	r.mu.Unlock()
+	r.changed <- struct{}{}
+	places := func() int {
+		r.Placement.mu.Lock()
+		defer r.Placement.mu.Unlock()
+		return len(r.members)
+	}
+	r.await("ten places taken", func() bool { return places() == 10 })
+	r.Placement.mu.Lock()
+	for _, m := range r.members {
+		m.down = m.down.Add(-giveUpAfter)
+	}
+	r.Placement.mu.Unlock()
+	r.box(99, nil, stores(0)) // waits until it is up
+	if n := places(); n != 10 {
+		t.Errorf("%d places", n)
+	}
+}
