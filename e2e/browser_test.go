@@ -90,15 +90,6 @@ func seen(t *testing.T, browser *process, seconds int) measured {
 	return m
 }
 
-// load is how busy the machine is: what a stall of a software decoder is judged beside.
-func load() string {
-	b, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return "unknown"
-	}
-	return strings.Join(strings.Fields(string(b))[:2], " ")
-}
-
 // TestBrowser: the page that the publisher serves plays in Chromium, mostly from boxes. These
 // tests run one after the other: a browser that decodes in software needs the machine.
 func TestBrowser(t *testing.T) {
@@ -109,9 +100,7 @@ func TestBrowser(t *testing.T) {
 			encode(t, fleet.source, f, "+delete_segments")
 			fleet.awaitMore(4) // a stream that has just begun has nothing to buffer
 			m := seen(t, browse(t, fleet.publisher.url()+"/", seconds), seconds)
-			if m.Stalls > 0 {
-				t.Errorf("%d stalls of %v s together, want none (load of the machine: %s)", m.Stalls, m.StallSeconds, load())
-			}
+			judgeStalls(t, "the browser", m.Stalls, time.Duration(m.StallSeconds*float64(time.Second)))
 			if list := m.serious(); len(list) > 0 {
 				t.Errorf("errors: %q", list)
 			}

@@ -9,6 +9,8 @@ import (
 	"iter"
 	"log/slog"
 	"net/url"
+	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -84,11 +86,39 @@ func smooth(t *testing.T, players []*watch.Player) {
 		if r.Corrupt > 0 || r.Missed > 0 {
 			t.Errorf("viewer %d: %d corrupt and %d missed segments", i, r.Corrupt, r.Missed)
 		}
-		if r.Stalls > 0 {
-			t.Errorf("viewer %d: %d stalls of %v together (load of the machine: %s)", i, r.Stalls, r.Stalled, load())
-		}
+		judgeStalls(t, fmt.Sprintf("viewer %d", i), r.Stalls, r.Stalled)
 		t.Logf("viewer %d: %+v", i, r)
 	}
+}
+
+// overload is the load for each processor from which on stalls are the machine's: they are then
+// told and not judged.
+const overload = 3
+
+// judgeStalls fails the test for stalls, unless the machine is overloaded. length is 0 where it
+// is not known.
+func judgeStalls(t *testing.T, who string, n int, length time.Duration) {
+	t.Helper()
+	if n == 0 {
+		return
+	}
+	var recent float64
+	_, _ = fmt.Sscan(load(), &recent)
+	told := fmt.Sprintf("%s: %d stalls (together %v), and the load of the machine is %s on %d processors", who, n, length, load(), runtime.NumCPU())
+	if recent > float64(overload*runtime.NumCPU()) {
+		t.Log(told + ": not judged")
+		return
+	}
+	t.Error(told)
+}
+
+// load is how busy the machine was in the last minute, and in the last five.
+func load() string {
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	return strings.Join(strings.Fields(string(b))[:2], " ")
 }
 
 // share sums the segment bytes of the viewers by who sent them.
