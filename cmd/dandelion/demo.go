@@ -14,6 +14,12 @@ import (
 	"dandelion/cmd/dandelion/internal/demo"
 )
 
+// What one process can show.
+const (
+	maxBoxes   = 100
+	maxViewers = 1000
+)
+
 func newDemo() *cobra.Command {
 	opts := demo.Options{}
 	asJSON, verbose := false, false
@@ -24,6 +30,9 @@ func newDemo() *cobra.Command {
 			"and feeds them a live stream. Prints the URL to open; Ctrl-C ends it.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if opts.For < 0 || opts.Boxes < 1 || opts.Boxes > maxBoxes || opts.Viewers < 0 || opts.Viewers > maxViewers {
+				return fmt.Errorf("want --for 0 or longer, --boxes 1 to %d and --viewers 0 to %d", maxBoxes, maxViewers)
+			}
 			out := cmd.OutOrStdout()
 			opts.Log = newLog(verbose)
 			line := &statusLine{out: out, terminal: isTerminal(out)}

@@ -38,3 +38,14 @@ func TestStatusLine(t *testing.T) {
 		}
 	}
 }
+
+func TestDemoRefuses(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"--for", "-3s"}, {"--boxes", "0"}, {"--boxes", "1000"}, {"--viewers", "-1"}} {
+		cmd := newRoot()
+		cmd.SetArgs(append([]string{"demo"}, args...))
+		if err := cmd.Execute(); err == nil || !strings.Contains(err.Error(), "want --for") {
+			t.Errorf("%v: %v", args, err)
+		}
+	}
+}
