@@ -80,7 +80,11 @@ func TestOneMediaPlaylistMayBeOneOfMany(t *testing.T) {
 	r.segments("a", "v.ts", "v1.ts")
 	r.media("v.m3u8", 0, "v.ts")
 	r.step(0)
-	r.step(2 * time.Second) // a target duration later nothing else will come
+	r.step(2 * time.Second) // a player that began with one segment would soon have nothing to play
+	if _, ok := r.s.Playlist("index.m3u8"); ok {
+		t.Error("one segment is shown after one target duration")
+	}
+	r.step(2 * time.Second) // two target durations later nothing else will come
 	if got := r.shown("index.m3u8"); len(got.Entries) != 1 {
 		t.Errorf("%+v", got)
 	}

@@ -130,9 +130,10 @@ func (r *rendition) maxAge() time.Duration {
 }
 
 // mayBeAlone says when to stop waiting with "index.m3u8": an encoder writes its multivariant playlist after the first
-// segment of each rendition; before, one media playlist could be all there is.
+// segment of each rendition; before, one media playlist could be all there is. A player that began
+// with a single segment would have nothing to play when the next one is a moment late.
 func (r *rendition) mayBeAlone(now time.Time) bool {
-	return r.shown-r.start >= 2 || r.isEnded(now) || !now.Before(r.pageAt.Add(time.Duration(r.targetDuration)*time.Second))
+	return r.shown-r.start >= 2 || r.isEnded(now) || !now.Before(r.pageAt.Add(2*time.Duration(r.targetDuration)*time.Second))
 }
 
 // indexWaits reports whether there is no index yet, so that time alone can show it.
