@@ -12,7 +12,7 @@ import (
 )
 
 // A viewer that asks for the same bytes again within repeatWindow did not get them from the
-// box that it was sent to (design.md section 3).
+// box that it was sent to.
 //
 // Address and player do not name a viewer: all of a household or a campus may share them. So as
 // many requests as viewers seem to share them are only spread over the holders; what exceeds that,

@@ -1,4 +1,4 @@
-// Package netaddr says which addresses may be dialled and shown to whom (design.md section 8):
+// Package netaddr says which addresses may be dialled and shown to whom:
 // no role connects to link-local, metadata or other special addresses, and nobody is sent to
 // an address that is more private than the one it comes from.
 package netaddr

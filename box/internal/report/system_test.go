@@ -90,7 +90,7 @@ func throughLoopback(t *testing.T, n int) {
 	}
 }
 
-// TestReportIsCheap: a report takes at most 5 ms of CPU (issue: "Box").
+// TestReportIsCheap: a report takes at most 5 ms of CPU (docs/performance.md).
 func TestReportIsCheap(t *testing.T) {
 	t.Parallel()
 	s := newService(t, slog.New(slog.DiscardHandler), nil)

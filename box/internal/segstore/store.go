@@ -16,7 +16,7 @@ import (
 	"dandelion/pkg/id"
 )
 
-// LiveTTL is the longest TTL of a live segment (design.md section 3); what stays longer goes to
+// LiveTTL is the longest TTL of a live segment (15 minutes); what stays longer goes to
 // the data directory.
 const LiveTTL = 15 * time.Minute
 

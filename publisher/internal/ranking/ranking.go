@@ -1,5 +1,4 @@
-// Package ranking decides which boxes are good, for segments and for viewers (design.md
-// section 6). It is pure: plain structs in, order out, no clocks, no I/O; randomness is passed
+// Package ranking decides which boxes are good, for segments and for viewers. It is pure: plain structs in, order out, no clocks, no I/O; randomness is passed
 // in. One policy per file: score.go, choose.go, viewer.go.
 package ranking
 
