@@ -16,8 +16,7 @@ import (
 	"dandelion/pkg/id"
 )
 
-// LiveTTL is the longest TTL of a live segment (15 minutes); what stays longer goes to
-// the data directory.
+// LiveTTL is the longest TTL of a live segment; what stays longer goes to the data directory.
 const LiveTTL = 15 * time.Minute
 
 // maxFiles bounds the index of one directory, and so its memory: about 400 bytes a file.

@@ -1,5 +1,6 @@
-// Package ranking decides which boxes are good, for segments and for viewers. It is pure: plain structs in, order out, no clocks, no I/O; randomness is passed
-// in. One policy per file: score.go, choose.go, viewer.go.
+// Package ranking decides which boxes are good, for segments and for viewers. It is pure: plain
+// structs in, order out, no clocks, no I/O; randomness is passed in. One policy per file:
+// score.go, choose.go, viewer.go.
 package ranking
 
 import (
