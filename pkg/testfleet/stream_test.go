@@ -166,6 +166,13 @@ func TestStoppedBoxLeavesRedirectsAndReturns(t *testing.T) {
 	stopped := f.Boxes[0]
 	stopped.Stop()
 	f.AwaitBoxes(2)
+	for _, s := range e.Segments { // at once, and not when the box is forgotten
+		for _, u := range f.Locate(s.Path()).Holders() {
+			if strings.Contains(u, stopped.Link.Addr()) {
+				t.Fatalf("%s is still sent to the stopped box", s.Name)
+			}
+		}
+	}
 	for _, s := range e.Segments {
 		for _, u := range f.holders(s, 2) {
 			if strings.Contains(u, stopped.Link.Addr()) {
