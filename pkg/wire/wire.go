@@ -61,6 +61,12 @@ const (
 const (
 	PingInterval = 3 * time.Second
 	SilenceLimit = 8 * time.Second
+
+	// A box pings a publisher that named `ack` every BoxPing. The publisher hears it also while the
+	// other direction is full of files, sends no viewer to a box that it has not heard for DoubtAfter,
+	// and takes it up again with its next sign of life.
+	BoxPing    = time.Second
+	DoubtAfter = 2500 * time.Millisecond
 )
 
 // Feature is a capability that both sides must name before it is used (wire.md "FEATURES").

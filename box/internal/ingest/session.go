@@ -127,7 +127,7 @@ func (ses *session) publish(message []byte) bool {
 		return false
 	}
 	if len(features) > 0 {
-		ses.conn.KeepAlive(wire.PingInterval, wire.SilenceLimit)
+		ses.conn.KeepAlive(wire.BoxPing, wire.SilenceLimit)
 	} else {
 		ses.conn.KeepAlive(oldPing, oldSilence)
 	}
