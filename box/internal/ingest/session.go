@@ -127,7 +127,7 @@ func (ses *session) publish(message []byte) bool {
 		return false
 	}
 	if len(features) > 0 {
-		ses.conn.KeepAlive(wire.BoxPing, wire.SilenceLimit)
+		ses.conn.KeepAlive(wire.SessionPing, wire.SilenceLimit)
 	} else {
 		ses.conn.KeepAlive(oldPing, oldSilence)
 	}

@@ -307,7 +307,7 @@ func TestQueueOfASlowBoxOverflows(t *testing.T) {
 	for i := range 20 {
 		r.Place(r.segment(1000+i, 2))
 	}
-	r.await("overflow", func() bool { return r.Totals().Dropped > 0 && stored.Load() >= 20 })
+	r.await("overflow", func() bool { return r.Totals().Undelivered[ReasonOverflow] > 0 && stored.Load() >= 20 })
 	r.stop()
 	r.await("all settled", r.idle)
 }

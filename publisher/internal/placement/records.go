@@ -319,3 +319,13 @@ func (r *Records) run(ctx context.Context) {
 		}
 	}
 }
+
+// lacks notes that a box does not hold a file.
+func (r *Records) lacks(box id.BoxID, path id.Path) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if f := r.files[path]; f != nil {
+		f.holders = slices.DeleteFunc(f.holders, func(h holding) bool { return h.box == box })
+		r.soil(path)
+	}
+}
