@@ -16,7 +16,7 @@ const (
 	suspectAfter = 3                // distinct addresses of viewers that complained…
 	complaintAge = 10 * time.Second // …within so long
 	suspectFor   = 10 * time.Second // for which then no viewer is sent there
-	probeWithin  = time.Second      // for the box's answer to a probe
+	probeWithin  = 2 * time.Second  // for the box's answer to a probe
 	probeRest    = time.Second      // between two probes of a box…
 	longestProbe = 15 * time.Second // …doubling to this while it does not answer
 )
@@ -90,8 +90,8 @@ func (m *member) doubt(path id.Path) {
 
 // probe looks at the box as a viewer would, when it is doubted and again until it answers, until
 // ctx ends.
-func (p *Placement) probe(ctx context.Context, m *member) {
-	transport := &http.Transport{DialContext: netaddr.Dialer(m.box.Least, probeWithin).DialContext, DisableKeepAlives: true}
+func (p *Placement) probe(ctx context.Context, m *member, least netaddr.Scope) {
+	transport := &http.Transport{DialContext: netaddr.Dialer(least, probeWithin).DialContext, DisableKeepAlives: true}
 	client := &http.Client{Transport: transport, Timeout: probeWithin, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	rest, path := probeRest, id.Path("")
 	var again <-chan time.Time

@@ -2,9 +2,7 @@ package placement
 
 import (
 	"net/http"
-	"net/http/httptest"
 	"net/netip"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -42,41 +40,13 @@ func TestComplaints(t *testing.T) {
 	}
 }
 
-// edge is a box's side for viewers.
-type edge struct {
-	url    string
-	status atomic.Int32 // of its answers
-	asked  atomic.Int32
-}
-
-// newEdge puts an edge of its own before the rig's box.
-func newEdge(r *rig, box id.BoxID, status int) *edge {
-	e := &edge{}
-	e.status.Store(int32(status))
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		e.asked.Add(1)
-		w.WriteHeader(int(e.status.Load()))
-	}))
-	r.t.Cleanup(srv.Close)
-	e.url = srv.URL
-	r.mu.Lock()
-	for i := range r.boxes {
-		if r.boxes[i].ID == box {
-			r.boxes[i].EdgeBase = srv.URL
-		}
-	}
-	r.mu.Unlock()
-	r.changed <- struct{}{}
-	return e
-}
-
 func (r *rig) judgedWell(box id.BoxID) bool {
 	r.Placement.mu.Lock()
 	defer r.Placement.mu.Unlock()
 	return r.members[box].doubts.answered
 }
 
-// placed places a segment on the only box and returns what tells whether viewers are sent there.
+// placedOne places a segment on the only box and returns what tells whether viewers are sent there.
 func (r *rig) placedOne() (s Live, offered func() bool) {
 	s = r.segment(1, 1)
 	r.Place(s)
@@ -92,23 +62,22 @@ func TestDeafBox(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	box := r.box(1, nil, stores(0))
-	e := newEdge(r, box, http.StatusOK)
 	s, offered := r.placedOne()
 	r.await("a first look", func() bool { return r.judgedWell(box) })
 	viewer := netip.MustParseAddr("192.0.2.1")
-	asked := e.asked.Load()
+	asked := r.looks.Load()
 	r.Complained(box, s.Path, viewer)
-	r.await("a look", func() bool { return e.asked.Load() > asked })
+	r.await("a look", func() bool { return r.looks.Load() > asked })
 	if !offered() {
 		t.Error("one viewer's word was enough")
 	}
-	e.status.Store(http.StatusInternalServerError)
+	r.edge.Store(http.StatusInternalServerError)
 	r.Complained(box, s.Path, viewer)
 	r.await("no viewer is sent there", func() bool { return !offered() })
 	if got := r.Placement.Boxes(); got[0].Excluded == "" || r.copies1(s) != 0 {
 		t.Errorf("segments are still sent there: %+v", got)
 	}
-	e.status.Store(http.StatusOK)
+	r.edge.Store(http.StatusOK)
 	r.await("viewers are sent there again", offered)
 }
 
@@ -117,16 +86,13 @@ func TestDeafBox(t *testing.T) {
 func TestUnreachableEdgeIsNotJudged(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
+	r.edge.Store(http.StatusBadGateway)
 	box := r.box(1, nil, stores(0))
-	e := newEdge(r, box, http.StatusBadGateway)
-	r.Placement.mu.Lock()
-	r.members[box].doubts = doubts{} // as before its first look, which may have met the other side
-	r.Placement.mu.Unlock()
 	s, offered := r.placedOne()
-	asked := e.asked.Load()
+	asked := r.looks.Load()
 	for i := range 2 {
 		r.Complained(box, s.Path, netip.MustParseAddr("192.0.2.1"))
-		r.await("a look", func() bool { return int(e.asked.Load()-asked) > i })
+		r.await("a look", func() bool { return int(r.looks.Load()-asked) > i })
 	}
 	if !offered() {
 		t.Error("a box that cannot be judged from here gets no viewers")
@@ -137,8 +103,8 @@ func TestUnreachableEdgeIsNotJudged(t *testing.T) {
 func TestBoxWithoutTheFile(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
+	r.edge.Store(http.StatusNotFound)
 	box := r.box(1, nil, stores(0))
-	newEdge(r, box, http.StatusNotFound)
 	s, offered := r.placedOne()
 	r.Complained(box, s.Path, netip.MustParseAddr("192.0.2.1"))
 	r.await("no viewer is sent there", func() bool { return !offered() })

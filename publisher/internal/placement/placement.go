@@ -244,7 +244,7 @@ func (p *Placement) join(ctx context.Context, group *sync.WaitGroup, b fleet.Box
 	}, p.log)
 	group.Go(func() { m.link.Run(ctx) })
 	group.Go(func() { p.work(ctx, m) })
-	group.Go(func() { p.probe(ctx, m) })
+	group.Go(func() { p.probe(ctx, m, b.Least) })
 	return m
 }
 
