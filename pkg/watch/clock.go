@@ -177,14 +177,17 @@ func (c *clock) stop(now time.Time) turn {
 	return c.stallOver(now)
 }
 
-// buffered is how much of a track lies ahead of what plays.
-func (c *clock) buffered(track int) time.Duration { return c.ends[track] - c.position }
+// buffered is how much media of a track lies ahead of what plays.
+func (c *clock) buffered(track int) time.Duration { return c.media(c.ends[track]) }
 
 // left is how long what was received still plays.
-func (c *clock) left() time.Duration {
-	total := c.ahead() - c.position
+func (c *clock) left() time.Duration { return c.media(c.ahead()) }
+
+// media is how much there is up to a position, without the holes.
+func (c *clock) media(end time.Duration) time.Duration {
+	total := end - c.position
 	for _, h := range c.holes {
-		total -= max(0, min(h.to, c.ahead())-max(h.from, c.position))
+		total -= max(0, min(h.to, end)-max(h.from, c.position))
 	}
 	return max(total, 0)
 }

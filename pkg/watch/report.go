@@ -98,6 +98,9 @@ func (p *Player) Report() Report {
 		r.Stalled += running
 		r.Longest = max(r.Longest, running)
 	}
+	if c.started {
+		r.Startup = max(r.Startup, 1) // 0 says that it never played
+	}
 	switch {
 	case c.complete || p.stopped:
 		r.State = Over
