@@ -139,7 +139,7 @@ func TestEntranceKill(t *testing.T) {
 
 // names reports whether one of the URLs is at the box.
 func names(t *testing.T, urls []string, box *daemon) bool {
-	return slices.ContainsFunc(urls, func(u string) bool { return host(t, u) == box.addr })
+	return slices.ContainsFunc(urls, func(u string) bool { return host(t, u) == box.public })
 }
 
 // heldBy waits for a segment in the playlist that the box holds, and returns its path.
