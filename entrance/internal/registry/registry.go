@@ -227,7 +227,7 @@ func (r *Registry) End(box id.BoxID, session uint64, why string) {
 func (r *Registry) lose(b *Box, why string) {
 	r.unset(b.ID)
 	if b.Own {
-		r.writer.add(b.ID)
+		r.writer.end(b.ID)
 	}
 	left := *b
 	left.GoneWhy = why

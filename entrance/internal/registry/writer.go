@@ -26,13 +26,17 @@ const (
 	// this is for those of a process that died between the two.
 	hashLife    = time.Hour
 	hashRefresh = hashLife / 2
+
+	// maxUnwritten bounds what is kept for a Redis that is away, beyond what the index holds anyway.
+	maxUnwritten = 2 * MaxBoxes
 )
 
 // writer holds which boxes have changes that Redis does not have. What is written is read from
 // the index at the time of writing, so that waiting changes of one box become one, and what
-// waits is bounded by the number of boxes.
+// waits is bounded by the number of boxes and of those that left while Redis was away.
 type writer struct {
 	wake chan struct{}
+	most int // maxUnwritten; less in tests
 
 	mu       sync.Mutex
 	waiting  map[id.BoxID]bool
@@ -52,6 +56,7 @@ type lease struct {
 
 func (w *writer) init() {
 	w.wake = make(chan struct{}, 1)
+	w.most = maxUnwritten
 	w.waiting = make(map[id.BoxID]bool)
 	w.inFlight = make(map[id.BoxID]bool)
 	w.leases = make(map[id.BoxID]*lease)
@@ -68,6 +73,14 @@ func (w *writer) add(box id.BoxID) {
 	w.mu.Unlock()
 	if n == 1 || n == batchSize {
 		w.signal()
+	}
+}
+
+// end is add for a box that left. When very much waits already it is forgotten: its lease in
+// Redis, if there is one, ends by itself.
+func (w *writer) end(box id.BoxID) {
+	if w.count() < w.most {
+		w.add(box)
 	}
 }
 
@@ -139,6 +152,7 @@ func (r *Registry) runWriter(ctx context.Context) {
 			r.gather(ctx, pause)
 			if failed := r.writeBatch(context.WithoutCancel(ctx)); failed {
 				pause = min(max(2*pause, firstPause), longestPause)
+				r.forgetLeases()
 			} else {
 				pause = 0
 			}
@@ -160,6 +174,20 @@ func (r *Registry) gather(ctx context.Context, pause time.Duration) {
 		case <-ctx.Done():
 			return
 		case <-r.writer.wake:
+		}
+	}
+}
+
+// forgetLeases forgets, when there are very many, what was written for boxes that have left.
+func (r *Registry) forgetLeases() {
+	if len(r.writer.leases) < r.writer.most {
+		return
+	}
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for box := range r.writer.leases {
+		if r.boxes[box] == nil {
+			delete(r.writer.leases, box)
 		}
 	}
 }
@@ -259,7 +287,8 @@ func (r *Registry) writeRenewed(ctx context.Context, boxes []*Box) (again []id.B
 }
 
 func (r *Registry) attempt(ctx context.Context, pipe redis.Pipeliner, b *Box, l *lease, now time.Time) attempt {
-	a := attempt{box: b, lease: l, expires: now.Sub(l.refreshed) > hashRefresh}
+	// A hash that is written as a whole may be new.
+	a := attempt{box: b, lease: l, expires: l.hash == nil || now.Sub(l.refreshed) > hashRefresh}
 	key := r.keys.Exchange(b.ID)
 	set := make([]any, 2, 96)
 	set[0], set[1] = "hset", key
