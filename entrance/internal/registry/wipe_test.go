@@ -95,6 +95,12 @@ func TestWithoutRedisLittleIsKept(t *testing.T) {
 		r.forgetLeases()
 		r.End(b.ID, b.Session, "test")
 	}
+	for i := range 1000 { // faster than batches fail
+		b := testBox(1+i, "127.0.0.1")
+		b.Session, b.Persistent = uint64(1+i), true
+		put(t, r, b)
+		r.End(b.ID, b.Session, "test")
+	}
 	if n := r.Unwritten(); n > 20+1 {
 		t.Errorf("%d boxes wait", n)
 	}
