@@ -147,12 +147,7 @@ func (s *Store) adopt(d *dir, pub id.PublisherID, full string, e *entry, now ins
 	if err != nil || e == nil || e.pub != nil {
 		return false
 	}
-	switch {
-	case e.expires == 0:
-		e.queue, e.key = queueKept, e.stored
-	default:
-		e.queue, e.key = queueWall, e.expires
-	}
+	e.timed(now)
 	if e.expired(now) {
 		return false
 	}
