@@ -37,6 +37,7 @@ type ledgerFile struct {
 	until        time.Time         // a box may forget it then; zero: never
 	copies       map[string]string // box by address to its own URL
 	recheck      bool              // holders may still come
+	stays        bool              // until the box needs the room
 }
 
 // Of a live segment: how long boxes keep it, and how much older than its first sight in a playlist
@@ -51,10 +52,25 @@ func newLedger(t *testing.T, fleet *fleet, client *http.Client) *ledger {
 }
 
 // add enters an uploaded file, which the publisher must know from now on.
+// until is zero for one that stays until a box needs the room.
 func (l *ledger) add(path, digest string, size int64, until time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.files[path] = &ledgerFile{path: path, digest: digest, size: size, seen: time.Now(), until: until, copies: map[string]string{}, recheck: true}
+	l.files[path] = &ledgerFile{
+		path: path, digest: digest, size: size, seen: time.Now(), until: until,
+		copies: map[string]string{}, recheck: true, stays: until.IsZero(),
+	}
+}
+
+// needsRoom forgives a box the files that stay until it needs the room: its disk was full.
+func (l *ledger) needsRoom(box string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, f := range l.files {
+		if f.stays {
+			delete(f.copies, box)
+		}
+	}
 }
 
 // keep looks once a second until ctx ends.
