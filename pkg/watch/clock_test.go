@@ -143,6 +143,21 @@ func TestClockLeft(t *testing.T) {
 	}
 }
 
+// TestClockLeftOfTwo: holes of two tracks that overlap count once.
+func TestClockLeftOfTwo(t *testing.T) {
+	t.Parallel()
+	zero := time.Unix(0, 0)
+	c := newClock(2, zero)
+	for track, steps := range [][3]time.Duration{{1, 4, 5}, {3, 4, 3}} { // holes from 1 to 5 and from 3 to 7
+		c.receive(track, steps[0]*time.Second, zero)
+		c.miss(track, steps[1]*time.Second, zero)
+		c.receive(track, steps[2]*time.Second, zero)
+	}
+	if c.left() != 4*time.Second {
+		t.Errorf("%v left, want 4 s", c.left())
+	}
+}
+
 // TestClockHoles: what remembers them is bounded.
 func TestClockHoles(t *testing.T) {
 	t.Parallel()

@@ -3,6 +3,7 @@ package watch
 import (
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"net/http"
 	"slices"
@@ -350,6 +351,104 @@ func TestAnew(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestOvertaken: an answer that another overtook takes nothing away from a segment that is asked for.
+func TestOvertaken(t *testing.T) {
+	t.Parallel()
+	g := &rig{first: 20, window: 10}
+	g.front = func(r *http.Request) (*http.Response, error) {
+		if since := time.Since(g.begin); strings.HasSuffix(r.URL.Path, ".m3u8") && since > time.Second && since < 3*time.Second {
+			return answer(r, 200, (&rig{begin: time.Now(), first: 19, window: 10}).playlist()), nil
+		}
+		return nil, nil
+	}
+	g.box = func(r *http.Request, n int) (*http.Response, error) {
+		if number(r) == 19 && time.Since(g.begin) < 2500*ms {
+			return nil, errReset
+		}
+		return nil, nil
+	}
+	g.play(t, Dandelion, 8*time.Second, func(t *testing.T, r Report) {
+		if r.Missed != 0 || r.Stalls != 0 || r.PlaylistFailures != 0 || r.Segments < 6 {
+			t.Errorf("%+v", r)
+		}
+	})
+}
+
+// TestRecovers: what was learned of a bad time is forgotten with the first success.
+func TestRecovers(t *testing.T) {
+	t.Parallel()
+	g := &rig{first: 20, window: 30}
+	away := func(from, to time.Duration) bool { since := time.Since(g.begin); return since >= from && since < to }
+	g.front = func(r *http.Request) (*http.Response, error) {
+		if strings.HasSuffix(r.URL.Path, ".m3u8") && (away(2*time.Second, 5*time.Second) || away(11*time.Second, 13*time.Second)) {
+			return nil, errReset
+		}
+		return nil, nil
+	}
+	g.box = func(r *http.Request, n int) (*http.Response, error) {
+		if number(r) == 17 && n <= 4 || number(r) == 18 && n == 1 {
+			return silence(r)
+		}
+		return nil, nil
+	}
+	g.play(t, Dandelion, 16*time.Second, func(t *testing.T, r Report) {
+		var late []time.Duration
+		for _, at := range g.times(".m3u8") {
+			if at >= 11*time.Second && at < 13*time.Second {
+				late = append(late, at)
+			}
+		}
+		if len(late) < 3 || late[1]-late[0] != 250*ms {
+			t.Errorf("playlists were loaded at %v", g.times(".m3u8"))
+		}
+		all := g.told(EventFailover)
+		if len(all) != 2 || all[0].Seconds != 5 || all[1].Seconds != 1 {
+			t.Errorf("%+v", all)
+		}
+	})
+}
+
+// TestTracks: the first variant with the default audio of its group; init segments and keys once each,
+// and played in step.
+func TestTracks(t *testing.T) {
+	t.Parallel()
+	g := &rig{first: 20, window: 10, header: "#EXT-X-MAP:URI=\"init.mp4\",BYTERANGE=\"10@5\"\n#EXT-X-KEY:METHOD=AES-128,URI=\"k.key\"\n#EXT-X-KEY:METHOD=SAMPLE-AES,URI=\"skd://x\",KEYFORMAT=\"f\"\n"}
+	needed := map[string]int{}
+	g.front = func(r *http.Request) (*http.Response, error) {
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/v/index.m3u8"):
+			return answer(r, 200, "#EXTM3U\n#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"x\",NAME=\"1\",DEFAULT=YES,URI=\"other.m3u8\"\n"+
+				"#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"a\",NAME=\"1\",URI=\"no.m3u8\"\n#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"a\",NAME=\"2\",DEFAULT=YES,URI=\"../a/audio.m3u8\"\n"+
+				"#EXT-X-STREAM-INF:BANDWIDTH=1,AUDIO=\"a\"\nvideo.m3u8\n#EXT-X-STREAM-INF:BANDWIDTH=2,AUDIO=\"a\"\nbig.m3u8\n"), nil
+		case number(r) < 0 && !strings.HasSuffix(r.URL.Path, ".m3u8"):
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			needed[r.URL.Path+" "+r.Header.Get("Range")]++
+			return answer(r, 200, "0123456789"), nil
+		case strings.Contains(r.URL.Path, "/a/") && number(r) == 20:
+			return silence(r) // audio stalls alone
+		}
+		return nil, nil
+	}
+	g.play(t, Dandelion, 10*time.Second, func(t *testing.T, r Report) {
+		want := map[string]int{
+			"/live/demo/v/init.mp4 bytes=5-14": 1, "/live/demo/v/k.key ": 1, "/live/demo/a/init.mp4 bytes=5-14": 1, "/live/demo/a/k.key ": 1,
+		}
+		if !maps.Equal(needed, want) {
+			t.Errorf("fetched %v, want %v", needed, want)
+		}
+		for _, a := range g.asked {
+			if name := a.url[strings.LastIndexByte(a.url, '/')+1:]; strings.HasSuffix(name, ".m3u8") && !slices.Contains([]string{"index.m3u8", "video.m3u8", "audio.m3u8"}, name) {
+				t.Errorf("loaded %s", a.url)
+			}
+		}
+		// Three audio segments, then none: it plays six seconds.
+		if r.Played != 6*time.Second || r.Stalls != 1 || r.Stalled != 4*time.Second || r.Bytes["front:80"] != 40 || r.Corrupt+r.Unverified != 0 {
+			t.Errorf("%+v", r)
+		}
+	})
 }
 
 // TestGaps: EXT-X-GAP is missed, and played over without waiting.
