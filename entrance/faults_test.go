@@ -189,7 +189,7 @@ func redisClient(t *testing.T, redisURL string) *redis.Client {
 // crowd is boxes that report for as long as a test needs them, and how that went.
 type crowd struct {
 	mu      sync.Mutex
-	slowest time.Duration // reply to a report
+	replies []time.Duration // how long each took
 	errs    []error
 	stop    func()
 }
@@ -222,7 +222,7 @@ func (r *running) startCrowd(n int) *crowd {
 					_, _, err = p.ws.ReadMessage()
 				}
 				c.mu.Lock()
-				c.slowest = max(c.slowest, time.Since(begin))
+				c.replies = append(c.replies, time.Since(begin))
 				if err != nil {
 					c.errs = append(c.errs, err)
 				}
@@ -241,16 +241,33 @@ func (r *running) startCrowd(n int) *crowd {
 func (c *crowd) since() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.slowest = 0
+	c.replies = nil
 }
 
-func (c *crowd) check(t *testing.T, what string, most time.Duration) {
+// check holds that no session was lost and that replies did not wait for Redis.
+func (c *crowd) check(t *testing.T, what string) {
 	t.Helper()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	t.Logf("%s: slowest reply %v", what, c.slowest)
-	if c.slowest > most || len(c.errs) > 0 {
-		t.Errorf("%s: slowest reply to a report %v, want at most %v; errors %v", what, c.slowest, most, c.errs)
+	prompt(t, what+": replies to reports", c.replies)
+	if len(c.errs) > 0 {
+		t.Errorf("%s: %v", what, c.errs)
+	}
+}
+
+// prompt holds that nine of ten took less than the 100 ms that one command to a slow Redis takes:
+// had they waited for it, none would. The tenth is for a busy machine, up to a second.
+func prompt(t *testing.T, what string, took []time.Duration) {
+	t.Helper()
+	if len(took) == 0 {
+		t.Errorf("%s: none", what)
+		return
+	}
+	slices.Sort(took)
+	ninth, slowest := took[len(took)*9/10], took[len(took)-1]
+	t.Logf("%s: p90 %v, slowest %v", what, ninth, slowest)
+	if ninth >= 100*time.Millisecond || slowest >= time.Second {
+		t.Errorf("%s: p90 %v, slowest %v", what, ninth, slowest)
 	}
 }
 
@@ -265,13 +282,12 @@ func TestRedisHangs(t *testing.T) {
 	throughURL, line := throughLine(t, redisURL)
 	e, _ := startProcess(t, throughURL, leaseVariable+"="+lease.String())
 	c := e.startCrowd(boxes)
-	late := lateness(t)
 	p := e.dial(wire.EntranceWSPath)
 	p.boxes()
 	c.since()
 	before := e.goroutines()
 	line.Die()
-	slowest := time.Duration(0)
+	var searches []time.Duration
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for begin := time.Now(); time.Since(begin) < hang; <-tick.C {
@@ -279,17 +295,14 @@ func TestRedisHangs(t *testing.T) {
 		if n := len(p.boxes()); n != boxes {
 			t.Fatalf("%v after Redis hung, %d of %d boxes are offered", time.Since(begin), n, boxes)
 		}
-		slowest = max(slowest, time.Since(asked))
+		searches = append(searches, time.Since(asked))
 	}
 	during := e.goroutines()
 	if got := e.api("/api/v1/entrance"); got["redis_answers"] != false || got["unwritten"].(float64) > boxes {
 		t.Errorf("while Redis hangs: %v", got)
 	}
-	slack := late()
-	c.check(t, "Redis hangs", 100*time.Millisecond+slack)
-	if slowest > 100*time.Millisecond+slack {
-		t.Errorf("SEARCH took up to %v", slowest)
-	}
+	c.check(t, "Redis hangs")
+	prompt(t, "Redis hangs: SEARCH", searches)
 	if during > before+10 {
 		t.Errorf("%d goroutines, %d before Redis hung", during, before)
 	}
@@ -322,7 +335,7 @@ func TestRedisHangs(t *testing.T) {
 		t.Errorf("%d of %d boxes are offered", n, boxes)
 	}
 	c.stop()
-	c.check(t, "in all", 5*time.Second)
+	c.check(t, "in all")
 }
 
 // goroutines returns how many the process has.
@@ -341,11 +354,10 @@ func TestRedisIsSlow(t *testing.T) {
 	line.Delay(100 * time.Millisecond)
 	e := start(t, state.Config{URL: throughURL}, nil)
 	c := e.startCrowd(200)
-	late := lateness(t)
 	p := e.dial(wire.EntranceWSPath)
 	p.boxes()
 	c.since()
-	slowest := time.Duration(0)
+	var searches []time.Duration
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for begin := time.Now(); time.Since(begin) < 3*time.Second; <-tick.C {
@@ -353,13 +365,10 @@ func TestRedisIsSlow(t *testing.T) {
 		if n := len(p.boxes()); n != 20 {
 			t.Fatalf("%d boxes are offered", n)
 		}
-		slowest = max(slowest, time.Since(asked))
+		searches = append(searches, time.Since(asked))
 	}
-	slack := late()
-	c.check(t, "slow Redis", 90*time.Millisecond+slack)
-	if slowest > 90*time.Millisecond+slack {
-		t.Errorf("SEARCH took up to %v", slowest)
-	}
+	c.check(t, "slow Redis")
+	prompt(t, "slow Redis: SEARCH", searches)
 	if got := e.api("/api/v1/entrance"); got["searchable"] != 200.0 || got["redis_answers"] != true {
 		t.Errorf("%v", got)
 	}

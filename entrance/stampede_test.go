@@ -55,13 +55,20 @@ func TestThousandBoxesAtARestart(t *testing.T) {
 	if failed > 0 {
 		t.Errorf("%d dials or reports were refused", failed)
 	}
+	if slack > tooLate {
+		t.Logf("times are not judged: this machine is too busy")
+		return
+	}
 	if busiest > most {
 		t.Errorf("%d came within one second", busiest)
 	}
-	if took > 5*time.Second+slack {
-		t.Errorf("the last box was offered after %v, with timers up to %v late", took, slack)
+	if took > 5*time.Second {
+		t.Errorf("the last box was back after %v", took)
 	}
 }
+
+// tooLate is how late timers may be on a machine whose measurements count.
+const tooLate = 100 * time.Millisecond
 
 // multitude is bare boxes that come back as ours do (box/internal/report: within 4 s at first, then
 // every 3 to 4.5 s).
