@@ -93,11 +93,16 @@ func TestClock(t *testing.T) {
 			tracks: 1,
 			steps: []step{
 				{do: "receive", length: 1, event: EventStart},
-				{at: 2, do: "receive", length: 1, event: EventStall, since: 1, lasted: 1},
-				{at: 6, do: "receive", length: 1, event: EventStall, since: 3, lasted: 3},
+				{at: 4, do: "receive", length: 1, event: EventStall, since: 1, lasted: 3},
+				{at: 6, do: "receive", length: 1, event: EventStall, since: 5, lasted: 1},
 				{at: 6.5, do: "look"},
 			},
 			stalls: 2, played: 2.5, stalled: 4, longest: 3, playing: true,
+		},
+		"is not over while it plays": {
+			tracks: 1,
+			steps:  []step{{do: "receive", length: 2, event: EventStart}, {at: 0.5, do: "finish"}, {at: 1, do: "look"}},
+			played: 1, playing: true,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
