@@ -75,7 +75,7 @@ func (e *encoder) content(l listed) string {
 
 func (e *encoder) text() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:%d\n#EXT-X-MEDIA-SEQUENCE:%d\n%s", e.target, e.first, e.header)
+	fmt.Fprintf(&b, "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:%d\n#EXT-X-MEDIA-SEQUENCE:%d\n", e.target, e.first)
 	init, key := -1, -1
 	for _, l := range e.listed {
 		if l.init != init {
@@ -94,6 +94,7 @@ func (e *encoder) text() string {
 		}
 		fmt.Fprintf(&b, "%s#EXTINF:%s,\n%s\n", l.tags, l.duration, e.file(l.number))
 	}
+	b.WriteString(e.header) // where a half-written playlist has it not
 	if e.ended {
 		b.WriteString("#EXT-X-ENDLIST\n")
 	}

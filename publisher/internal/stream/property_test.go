@@ -15,7 +15,7 @@ import (
 // How many random histories are played, and from which seed on. More than the default finds
 // more: DANDELION_HISTORIES=20000 go test -run Promises ./publisher/internal/stream
 const (
-	histories   = 40
+	histories   = 16
 	stepsOfEach = 200
 )
 

@@ -31,6 +31,7 @@ type viewers struct {
 	shown    map[string]*shown   // by rendition and number
 	left     map[*shown]bool     // entries that left the playlist and must still be there
 	contents map[string]uint64   // number by content, of encoders that never write the same twice
+	uris     map[string]uint64   // and by URI
 	encoders map[string]*encoder // by rendition
 	read     map[string]string   // by URI: what this process gave
 	bytes    map[string]string   // by URI: what any process gave
@@ -50,7 +51,7 @@ type shown struct {
 func newViewers(r *rig, rng *rand.Rand) *viewers {
 	return &viewers{
 		t: r.t, r: r, rng: rng, pages: map[string][]*playlist.Media{}, last: map[string][]byte{}, shown: map[string]*shown{},
-		left: map[*shown]bool{}, contents: map[string]uint64{}, encoders: map[string]*encoder{}, read: map[string]string{}, bytes: map[string]string{},
+		left: map[*shown]bool{}, contents: map[string]uint64{}, uris: map[string]uint64{}, encoders: map[string]*encoder{}, read: map[string]string{}, bytes: map[string]string{},
 	}
 }
 
@@ -101,6 +102,7 @@ func (v *viewers) look() {
 func (v *viewers) forget() {
 	clear(v.left)
 	clear(v.contents)
+	clear(v.uris)
 	clear(v.last) // playlists are away until the encoder lists something
 	for name, pages := range v.pages {
 		last := pages[len(pages)-1]
@@ -190,6 +192,10 @@ func (v *viewers) entries(rendition string, media *playlist.Media) {
 		if s.discontinuity != discontinuity {
 			v.fatalf("%s %d was of discontinuity %d and is of %d", rendition, number, s.discontinuity, discontinuity)
 		}
+		if was, ok := v.uris[rendition+"/"+e.URI]; ok && was != number && (e.Gap || !encoder.replays) {
+			v.fatalf("%s/%s is shown as %d and as %d", rendition, e.URI, was, number)
+		}
+		v.uris[rendition+"/"+e.URI] = number
 		s.longest = max(s.longest, span(media))
 		if e.Gap {
 			gaps++
