@@ -96,7 +96,7 @@ func TestWatchPicture(t *testing.T) {
 	v := &watchView{origin: "o:1"}
 	s := watch.Summary{
 		URL: "http://o:1/live/demo/index.m3u8", Policy: "hlsjs", Viewers: 50, Seconds: 61, Playing: 49,
-		Startup: watch.Spread{P50: 0.25, P95: 1.26}, Retries: 3, PlaylistFailures: 1,
+		Startup: watch.Spread{P50: 0.25, P95: 1.26}, Retries: 1, PlaylistFailures: 3,
 		Stalls:   watch.Stalls{Count: 2, Seconds: 3.5, Longest: 2, SessionsWithout: 47, ShareWithout: .94},
 		Segments: watch.Segments{Received: 1500, Missed: 2, Unverified: 4},
 		Bytes:    map[string]int64{"o:1": 100, "a:1": 500, "b:1": 300, "c:1": 50, "d:1": 30, "e:1": 20},
@@ -114,7 +114,7 @@ func TestWatchPicture(t *testing.T) {
 		"stalls      2, together 3.5 s, the longest 2.0 s; 94.0 % of viewers had none",
 		"segments    1500 received, 2 missed, 0 corrupt, 0 twice, 4 not checked",
 		"failovers   2 reset, 1 silent: half within 50 ms, 95 of 100 within 1.0 s",
-		"errors      3 segments asked for again, 1 playlist not loaded",
+		"errors      1 segment asked for again, 3 playlists not loaded",
 		"bytes       90 % from boxes (900 B), 100 B from the origin",
 		"box     a:1                           500 B",
 		"origin  o:1                           100 B",

@@ -66,7 +66,7 @@ func (v *watchView) picture(s watch.Summary) []string {
 	lines := []string{
 		"",
 		"  " + s.URL,
-		row(clock(time.Duration(s.Seconds*float64(time.Second))), plural(s.Viewers, "viewer")+", "+manner(s.Policy)),
+		row(clock(time.Duration(s.Seconds*float64(time.Second))), plural(s.Viewers, "viewer", "")+", "+manner(s.Policy)),
 		"",
 		row("now", nowText(s)),
 		row("started in", startText(s)),
@@ -148,7 +148,7 @@ func errorText(s watch.Summary) string {
 	if s.Retries+s.PlaylistFailures == 0 {
 		return "none"
 	}
-	return fmt.Sprintf("%s, %s", plural(s.Retries, "segment asked for again"), plural(s.PlaylistFailures, "playlist not loaded"))
+	return fmt.Sprintf("%s, %s", plural(s.Retries, "segment", " asked for again"), plural(s.PlaylistFailures, "playlist", " not loaded"))
 }
 
 func stallText(s watch.Summary) string {
@@ -215,29 +215,27 @@ func verdict(s watch.Summary) string {
 	case s.Playing == 0:
 		return "Nothing plays yet."
 	case s.Segments.Corrupt > 0:
-		return fmt.Sprintf("Not all right: %s had other bytes than the publisher promised.", plural(s.Segments.Corrupt, "segment"))
+		return fmt.Sprintf("Not all right: %s had other bytes than the publisher promised.", plural(s.Segments.Corrupt, "segment", ""))
 	case s.Stalls.Count > 0 && s.Viewers == 1:
 		return fmt.Sprintf("Not all right: the picture stood still %s, %s in all.", times(s.Stalls.Count), brief(s.Stalls.Seconds))
 	case s.Stalls.Count > 0:
 		return fmt.Sprintf("Not all right: the picture stood still for %d of %d viewers.", s.Playing-s.Stalls.SessionsWithout, s.Viewers)
 	case s.Segments.Missed > 0:
-		return fmt.Sprintf("Nearly all right: nobody waited, but the picture jumped over %s.", plural(s.Segments.Missed, "missing segment"))
+		return fmt.Sprintf("Nearly all right: nobody waited, but the picture jumped over %s.", plural(s.Segments.Missed, "missing segment", ""))
 	case s.Playing < s.Viewers:
 		return fmt.Sprintf("%d of %d viewers play, none of them with a stall.", s.Playing, s.Viewers)
 	case s.Failovers.Count > 0:
-		return fmt.Sprintf("All right from here: %s failed on the way, and no viewer noticed.", plural(s.Failovers.Count, "load"))
+		return fmt.Sprintf("All right from here: %s failed on the way, and no viewer noticed.", plural(s.Failovers.Count, "load", ""))
 	}
 	return "All right from here: no stall, nothing missing."
 }
 
-func plural(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
+// plural counts nouns whose plural ends in s; rest stands behind the noun.
+func plural(n int, noun, rest string) string {
+	if n != 1 {
+		noun += "s"
 	}
-	for _, noun := range []string{"segment", "playlist", "viewer", "load"} {
-		what = strings.Replace(what, noun, noun+"s", 1)
-	}
-	return fmt.Sprintf("%d %s", n, what)
+	return fmt.Sprintf("%d %s%s", n, noun, rest)
 }
 
 func times(n int) string {
