@@ -84,7 +84,7 @@ func TestChaos(t *testing.T) {
 		}
 	}
 	for i, policy := range sizes {
-		r.crowds = append(r.crowds, startCrowd(t, homes[i], r.dir, r.index(), policy, crowdOf))
+		r.crowds = append(r.crowds, startCrowd(t, homes[i], i+1, r.dir, r.index(), policy, crowdOf))
 	}
 	background.Go(func() { r.ledger.keep(ctx) })
 	background.Go(func() { r.keepUploading(ctx) })

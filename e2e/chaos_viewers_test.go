@@ -39,10 +39,10 @@ func (e seenEvent) end() time.Time {
 }
 
 // startCrowd starts viewers; they leave with the test.
-func startCrowd(t *testing.T, at *place, dir, url, policy string, size int) *crowd {
+func startCrowd(t *testing.T, at *place, number int, dir, url, policy string, size int) *crowd {
 	t.Helper()
-	name := fmt.Sprintf("%d viewers (%s) at %s", size, policy, at.ip)
-	c := &crowd{policy: policy, size: size, events: filepath.Join(dir, fmt.Sprintf("events-%s-%s.jsonl", at.ip, policy))}
+	name := fmt.Sprintf("%d viewers (%s) of household %d", size, policy, number)
+	c := &crowd{policy: policy, size: size, events: filepath.Join(dir, fmt.Sprintf("events-%d-%s.jsonl", number, policy))}
 	cmd := exec.Command(program("dandelion"), "watch", url, "--viewers", fmt.Sprint(size), "--policy", policy,
 		"--json", "--events", c.events, "--ramp", "2s")
 	cmd.Dir = dir
