@@ -157,7 +157,7 @@ func TestRequestsThatNeverEnd(t *testing.T) {
 	e.connect(good).alive()
 	e.offered(good, true, time.Second)
 	for range cap(ends) {
-		if took := <-ends; took > 12*time.Second {
+		if took := <-ends; took > 15*time.Second { // five for a busy machine
 			t.Errorf("a connection was closed only after %v", took)
 		}
 	}
