@@ -64,7 +64,6 @@ type Edge struct {
 	metrics  metrics
 	requests atomic.Uint64
 	bytes    atomic.Uint64
-	latest   atomic.Int64 // unix seconds of the latest request
 	conns    *conns.Limit
 	servers  []*http.Server
 }
@@ -91,7 +90,6 @@ func (e *Edge) Handler() http.Handler { return http.HandlerFunc(e.handle) }
 
 func (e *Edge) handle(rw http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	e.latest.Store(start.Unix())
 	w := newResponse(rw, e.least(), e.cfg.RateWindow)
 	d := Delivery{Method: r.Method, URL: r.URL.EscapedPath()}
 	e.answer(w, r, &d)

@@ -58,15 +58,12 @@ func (e *Edge) drops(ctx context.Context, c net.Conn) context.Context {
 	return ctx
 }
 
-// recent is for how long a viewer is expected to come back.
-const recent = 15 * time.Second
-
 // Drain goes on taking viewers for grace, because some were sent here a moment ago, and lets each
-// connection end with its next answer. Where no viewer came of late there is no grace. Then it takes no more, lets answers under way come to their end,
+// connection end with its next answer. Then it takes no more, lets answers under way come to their end,
 // and returns how many it cut off because ctx ended first. It is called once.
 func (e *Edge) Drain(ctx context.Context, grace time.Duration) (cut int) {
 	e.conns.Drain()
-	if grace > 0 && time.Since(time.Unix(e.latest.Load(), 0)) < recent {
+	if grace > 0 {
 		timer := time.NewTimer(grace)
 		defer timer.Stop()
 		select {

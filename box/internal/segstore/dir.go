@@ -216,13 +216,26 @@ func (d *dir) linkVisible(committed string, pub id.PublisherID, p id.Path, uniqu
 		case errors.Is(err, fs.ErrExist) && linking:
 			return d.replaceVisible(from, to, p, unique)
 		case errors.Is(err, fs.ErrExist), errors.Is(err, syscall.ENOTDIR):
-			return refuse(wire.KindPath, "%s: a part of the path is a file", id.Quote(string(p)))
+			if d.throughFile(to) {
+				return refuse(wire.KindPath, "%s: a part of the path is a file", id.Quote(string(p)))
+			}
+			continue // MkdirAll says so too when a removal takes what it has just found
 		case errors.Is(err, fs.ErrNotExist) && d.holds(from):
 			continue // a removal took the empty directory between the two steps
 		}
 		return err
 	}
 	return err
+}
+
+// throughFile reports whether something above name is there and no directory.
+func (d *dir) throughFile(name string) bool {
+	for at := path.Dir(name); at != "."; at = path.Dir(at) {
+		if fi, err := d.root.Lstat(at); err == nil {
+			return !fi.IsDir()
+		}
+	}
+	return false
 }
 
 func (d *dir) holds(name string) bool {

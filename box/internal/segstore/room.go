@@ -3,7 +3,6 @@ package segstore
 import (
 	"errors"
 	"io/fs"
-	"time"
 
 	"dandelion/pkg/wire"
 )
@@ -12,38 +11,44 @@ import (
 // full of what is not the store's, and then removing everything would help nobody.
 const noSpaceFiles = 64
 
-// reserve promises need bytes of d to a file, removing for it what goes first. timed says that
-// the file has a TTL: one without takes no room from those that have. The caller gives the
-// promise back, or turns it into a committed file.
-func (s *Store) reserve(d *dir, need int64, timed bool) *Refusal {
-	now := s.instant()
-	s.mu.Lock()
+// reserve promises need bytes of d to a file, removing for it what has expired, then files without
+// a TTL, the oldest first. What was promised until its TTL stays: a publisher that is refused goes
+// elsewhere, viewers of a file that vanished have nowhere to go. The caller gives the promise back, or
+// turns it into a committed file.
+func (s *Store) reserve(d *dir, need int64) *Refusal {
 	if need > d.limit {
-		s.mu.Unlock()
 		return refuse(wire.KindTooLarge, "a file of %d bytes is larger than the whole limit of %d bytes", need, d.limit)
 	}
-	// What stays whatever is removed: nothing goes for a file that does not fit then either.
-	stays, staying := int64(0), 0
-	if !timed {
-		stays, staying = d.used-d.kept, d.files-len(d.queues[queueKept])
+	victims, ok := s.makeRoom(d, need)
+	if !ok {
+		s.sweep() // it runs by itself too, but not at each file
+		if victims, ok = s.makeRoom(d, need); !ok {
+			return refuse(wire.KindFull, "no room for %d bytes within the limit of %d bytes", need, d.limit)
+		}
 	}
+	for _, v := range victims {
+		s.remove(v)
+	}
+	return nil
+}
+
+// makeRoom reserves need bytes and returns what has to be removed for it; nothing goes for a file
+// that would not fit even then.
+func (s *Store) makeRoom(d *dir, need int64) (victims []*entry, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	stays, staying := d.used-d.kept, d.files-len(d.queues[queueKept])
 	if stays+d.reserved+need > d.limit || staying >= maxFiles {
-		s.mu.Unlock()
-		return refuse(wire.KindFull, "no room for %d bytes within the limit of %d bytes", need, d.limit)
+		return nil, false
 	}
-	var victims []*entry
 	for d.used+d.reserved+need > d.limit || d.files >= maxFiles {
-		v := d.nextVictim(timed, now)
+		v := d.queues[queueKept][0]
 		s.detach(v)
 		d.evicted++
 		victims = append(victims, v)
 	}
 	d.reserved += need
-	s.mu.Unlock()
-	for _, v := range victims {
-		s.remove(v)
-	}
-	return nil
+	return victims, true
 }
 
 // release gives a promise back.
@@ -51,31 +56,6 @@ func (s *Store) release(d *dir, n int64) {
 	s.mu.Lock()
 	d.reserved -= n
 	s.mu.Unlock()
-}
-
-// nextVictim is what goes first when room is needed: files without a TTL, the oldest first, then,
-// if timed, those that expire first. Store.mu is held.
-func (d *dir) nextVictim(timed bool, now instant) *entry {
-	if q := d.queues[queueKept]; len(q) > 0 {
-		return q[0]
-	}
-	if !timed {
-		return nil
-	}
-	mono, wall := d.queues[queueMono], d.queues[queueWall]
-	switch {
-	case len(mono) == 0 && len(wall) == 0:
-		return nil
-	case len(mono) == 0:
-		return wall[0]
-	case len(wall) == 0:
-		return mono[0]
-	}
-	// With an unset clock nobody knows which is first; the scanned one is older.
-	if left, known := wall[0].left(now); !known || left < time.Duration(mono[0].key-now.mono) {
-		return wall[0]
-	}
-	return mono[0]
 }
 
 // freeDisk removes files for need bytes after the disk, not the limit, said that it is full: what
@@ -88,13 +68,9 @@ func (s *Store) freeDisk(d *dir, need int64) bool {
 	s.sweep()
 	s.mu.Lock()
 	freed := d.expired > expired
-	now := s.instant()
 	var victims []*entry
-	for bytes := int64(0); bytes < need && len(victims) < noSpaceFiles; {
-		v := d.nextVictim(false, now)
-		if v == nil {
-			break
-		}
+	for bytes := int64(0); bytes < need && len(victims) < noSpaceFiles && len(d.queues[queueKept]) > 0; {
+		v := d.queues[queueKept][0]
 		s.detach(v)
 		d.noSpace++
 		bytes += charge(v.size)

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"dandelion/pkg/id"
 )
@@ -194,7 +195,7 @@ func (s *Store) overLimit(d *dir) []*entry {
 	var victims []*entry
 	now := s.instant()
 	for d.used > d.limit || d.files > maxFiles {
-		v := d.nextVictim(true, now)
+		v := d.nextVictim(now)
 		if v == nil {
 			break
 		}
@@ -203,6 +204,28 @@ func (s *Store) overLimit(d *dir) []*entry {
 		victims = append(victims, v)
 	}
 	return victims
+}
+
+// nextVictim is what goes first where the limit was lowered: files without a TTL, the oldest first,
+// then those that expire first. Store.mu is held.
+func (d *dir) nextVictim(now instant) *entry {
+	if q := d.queues[queueKept]; len(q) > 0 {
+		return q[0]
+	}
+	mono, wall := d.queues[queueMono], d.queues[queueWall]
+	switch {
+	case len(mono) == 0 && len(wall) == 0:
+		return nil
+	case len(mono) == 0:
+		return wall[0]
+	case len(wall) == 0:
+		return mono[0]
+	}
+	// With an unset clock nobody knows which is first; the scanned one is older.
+	if left, known := wall[0].left(now); !known || left < time.Duration(mono[0].key-now.mono) {
+		return wall[0]
+	}
+	return mono[0]
 }
 
 func readDir(root *os.Root) ([]os.DirEntry, error) {

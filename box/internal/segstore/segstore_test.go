@@ -274,7 +274,9 @@ func TestSameBytesAgainExtend(t *testing.T) {
 	}
 }
 
-func TestEvictionOrder(t *testing.T) {
+// TestRoom: what has no TTL goes for new files, the oldest first; what was promised until its TTL
+// stays, and the file that does not fit is refused.
+func TestRoom(t *testing.T) {
 	t.Parallel()
 	cfg := testConfig(t)
 	cfg.LiveLimit, cfg.StorageLimit = 4*4096, 4*4096
@@ -284,7 +286,7 @@ func TestEvictionOrder(t *testing.T) {
 	mustPut(t, s, pubA, "/kept1", 0, block(2))
 	mustPut(t, s, pubA, "/hour1", time.Hour, block(3))
 	mustPut(t, s, pubA, "/kept2", 0, block(4))
-	for i, goes := range []string{"/kept1", "/kept2", "/hour1", "/hour2", "/new0", "/new1"} {
+	for i, goes := range []string{"/kept1", "/kept2"} {
 		if get(t, s, pubA, goes) == nil {
 			t.Fatalf("%s went before its turn", goes)
 		}
@@ -296,31 +298,42 @@ func TestEvictionOrder(t *testing.T) {
 			t.Errorf("%d of %d bytes used, %d evicted", u.Used, u.Limit, u.Evicted)
 		}
 	}
-	// A restart keeps the order, and a lowered limit is kept to.
+	for _, ttl := range []time.Duration{0, time.Minute, 24 * time.Hour} {
+		s.live.limit = 0 // nowhere else either
+		if _, err := s.Create(Meta{Publisher: pubA, Path: "/more", TTL: ttl, Size: 4096}); kindOf(err) != wire.KindFull && kindOf(err) != wire.KindTooLarge {
+			t.Errorf("TTL %v, and all room promised: %v, want full", ttl, err)
+		}
+	}
+	if got := checkDisk(t, s); len(got) != 4 {
+		t.Errorf("something went for a file that was refused: %v", got)
+	}
+	// A lowered limit is kept to: what expires first goes.
 	s.Close()
 	cfg.StorageLimit = 2 * 4096
 	s = open(t, cfg)
-	if get(t, s, pubA, "/new2") != nil || get(t, s, pubA, "/new3") != nil || get(t, s, pubA, "/new4") == nil || get(t, s, pubA, "/new5") == nil {
+	if get(t, s, pubA, "/hour1") != nil || get(t, s, pubA, "/hour2") != nil || get(t, s, pubA, "/new0") == nil || get(t, s, pubA, "/new1") == nil {
 		t.Errorf("after a restart with half the limit: %v", checkDisk(t, s))
 	}
-	// Live segments go to the data directory where they do not fit among live ones.
+}
+
+// TestLiveSpills: live segments go to the data directory where they do not fit among live ones.
+func TestLiveSpills(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t)
+	cfg.LiveLimit, cfg.StorageLimit = 4*4096, 4*4096
+	s := open(t, cfg)
 	mustPut(t, s, pubA, "/live1", time.Minute, content(20, 3*4096))
 	if _, err := s.Create(Meta{Publisher: pubA, Path: "/live2", TTL: time.Minute, Size: 5 * 4096}); kindOf(err) != wire.KindTooLarge {
 		t.Errorf("larger than both limits: %v", err)
 	}
-	w, err := s.Create(Meta{Publisher: pubA, Path: "/live2", TTL: time.Minute, Size: 4 * 4096})
-	if err != nil || s.Usage().Live.Files != 0 {
-		t.Errorf("a live segment did not evict another: %v", err)
-	}
-	w2, err := s.Create(Meta{Publisher: pubA, Path: "/live3", TTL: time.Minute, Size: 4096})
-	if err != nil || w2.d != s.data {
-		t.Errorf("a live segment did not spill to the data directory: %v", err)
+	spilled, err := s.Create(Meta{Publisher: pubA, Path: "/live3", TTL: time.Minute, Size: 3 * 4096})
+	if err != nil || spilled.d != s.data || get(t, s, pubA, "/live1") == nil {
+		t.Fatalf("a live segment did not spill to the data directory: %v", err)
 	}
 	if _, err := s.Create(Meta{Publisher: pubA, Path: "/live4", TTL: time.Minute, Size: 2 * 4096}); kindOf(err) != wire.KindFull {
 		t.Errorf("with all room promised: %v, want full", err)
 	}
-	w.Cancel()
-	w2.Cancel()
+	spilled.Cancel()
 	checkDisk(t, s)
 }
 

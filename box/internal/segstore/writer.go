@@ -81,7 +81,7 @@ func (s *Store) Create(m Meta) (*Writer, error) {
 // room reserves need bytes of d for a file, if the disk has them too: better to say so before the
 // bytes have come.
 func (s *Store) room(d *dir, need int64, m Meta) *Refusal {
-	if err := s.reserve(d, need, m.TTL > 0); err != nil {
+	if err := s.reserve(d, need); err != nil {
 		return err
 	}
 	lacks := func() bool { total, free := d.disk(); return total > 0 && free < m.Size }
@@ -197,7 +197,7 @@ func (w *Writer) admit(n int64) error {
 		return refuse(wire.KindTooLarge, "the file is larger than the whole limit of %d bytes", w.d.limit)
 	}
 	short = min(max(short, growBy), w.d.limit-w.reserved)
-	if err := w.s.reserve(w.d, short, w.m.TTL > 0); err != nil {
+	if err := w.s.reserve(w.d, short); err != nil {
 		return err
 	}
 	w.reserved += short
