@@ -33,7 +33,8 @@ const (
 //
 // A file has at most Replicas copies on boxes that are up, except: a push that was under way
 // when the publisher was killed may be stored beside its successor; a box that was away, or that
-// did not come back within settleTime after a start, still has the copy that was replaced.
+// did not come back within settleTime after a start, still has the copy that was replaced; a box
+// that refuses to keep its copy longer, when a task asks for that, has it until its time is over.
 type Queue struct {
 	Placement *Placement
 	Redis     redis.UniversalClient

@@ -235,12 +235,13 @@ func (r *Records) seen(box id.BoxID, now time.Time) {
 	r.boxes[box] = a
 }
 
-// describe adds what a task said of a file that boxes hold already.
+// describe adds what a task said of a file that boxes hold already, and that these are its bytes.
 func (r *Records) describe(f push.File, task taskFacts) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if known := r.files[f.Path]; known != nil && known.digest == f.Digest {
 		known.task = task
+		known.certain()
 		r.soil(f.Path)
 	}
 }
