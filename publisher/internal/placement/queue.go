@@ -82,13 +82,15 @@ func (q *Queue) Run(ctx context.Context) error {
 
 // persist repeats f until it succeeds or ctx ends.
 func (q *Queue) persist(ctx context.Context, complaint string, f func(context.Context) error) {
-	for {
+	for failed := false; ; failed = true {
 		err := f(ctx)
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			return
-		}
-		if err == nil {
+		case err == nil && failed: // who did not fail cannot know that it is over
 			q.trouble.over(q.Log, "the queue goes on")
+			return
+		case err == nil:
 			return
 		}
 		if keyTrouble(err) {
