@@ -12,7 +12,6 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strconv"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -29,12 +28,6 @@ import (
 	"dandelion/pkg/netaddr"
 	"dandelion/pkg/state"
 	"dandelion/pkg/wire"
-)
-
-const (
-	leaveReason = "the box shuts down"
-	// ingestDrain is the part of the drain that publishers may take: viewers get the rest.
-	ingestDrain = 5 * time.Second
 )
 
 // Box is one box. Its methods may be called concurrently.
@@ -131,8 +124,10 @@ func (b *Box) wire(redis state.Config) {
 		b.records = newRecords(b.id, open, b.metrics, b.log)
 		ingestConfig.Records, reportConfig.Records = b.records, b.records
 	}
+	var viewers int
+	ingestConfig.Limits.Connections, viewers = shares(openFiles(b.log))
 	b.ingest = ingest.New(ingestConfig)
-	b.edge = edge.New(edge.Config{Store: b.store, Registerer: b.metrics, Log: b.log})
+	b.edge = edge.New(edge.Config{Store: b.store, Registerer: b.metrics, Log: b.log, MaxConns: viewers})
 	b.report = report.New(reportConfig)
 	if b.records != nil {
 		b.records.sessions = b.ingest.Sessions
@@ -200,8 +195,8 @@ func (b *Box) Totals() Totals {
 }
 
 // Run works until ctx ends, then drains within 10 s: it says goodbye to entrances and publishers,
-// lets files and downloads under way come to their end, and closes. It is called once, and
-// closes what New opened.
+// still takes viewers for a moment, lets files and downloads under way come to their end, cuts off
+// or refuses what takes too long, and closes. It is called once, and closes what New opened.
 func (b *Box) Run(ctx context.Context) error {
 	defer b.Close()
 	b.log.Info("box starts", "id", b.id, "new", b.identity.Created, "listen", b.listener.Addr().String())
@@ -214,18 +209,8 @@ func (b *Box) Run(ctx context.Context) error {
 		group.AddHTTP("viewers", b.edge.Server(b.viewersHandler()), b.edgeListener)
 	}
 	group.AddHTTP("http", b.edge.Server(b.handler()), b.listener)
-	group.Add("publishers", nil, func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, ingestDrain)
-		defer cancel()
-		b.ingest.Drain(ctx, leaveReason)
-		return nil
-	})
-	group.Add("entrances", b.report.Run, func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, 2*time.Second) // they need no time to finish
-		defer cancel()
-		b.report.Drain(ctx, leaveReason)
-		return nil
-	})
+	group.Add("entrances", b.report.Run, nil)
+	group.Add("drain", nil, b.drain) // the last one is the first to stop
 	return group.Run(ctx)
 }
 

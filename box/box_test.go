@@ -25,7 +25,15 @@ import (
 	"dandelion/pkg/wsconn"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if err := os.MkdirAll(buildDir, 0o755); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(status int) {
+		os.RemoveAll(buildDir)
+		os.Exit(status)
+	}))
+}
 
 var pub = id.PublisherIDOf([]byte("publisher"))
 

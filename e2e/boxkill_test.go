@@ -99,8 +99,10 @@ func TestBoxHangs(t *testing.T) {
 	}
 	viewers = append(viewers, watching(t, fleet.index(), 2)...) // these begin with segments that it holds
 	fleet.awaitBoxes(2)
-	if took := time.Since(fell); took > 12*time.Second {
-		t.Errorf("the publisher kept a silent box for %v, want at most 10 s", took)
+	if took := time.Since(fell); took > 4*time.Second { // 3 s, and one for a machine that is busy with other tests
+		t.Errorf("viewers were sent to a silent box for %v, want at most 3 s", took)
+	} else {
+		t.Logf("viewers were sent to the silent box for %v", took)
 	}
 	eventually(t, soon, func() error { return notOffered(t, fleet, silent) })
 	if took := time.Since(fell); took > 12*time.Second {
@@ -137,7 +139,7 @@ func TestEntranceKill(t *testing.T) {
 
 // names reports whether one of the URLs is at the box.
 func names(t *testing.T, urls []string, box *daemon) bool {
-	return slices.ContainsFunc(urls, func(u string) bool { return host(t, u) == box.addr })
+	return slices.ContainsFunc(urls, func(u string) bool { return host(t, u) == box.public })
 }
 
 // heldBy waits for a segment in the playlist that the box holds, and returns its path.

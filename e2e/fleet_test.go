@@ -5,6 +5,7 @@ package e2e
 import (
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
@@ -21,14 +22,22 @@ type daemon struct {
 	program string
 	name    string
 	dir     string // its own: config.yaml and data
-	addr    string // host:port, the same after each start
+	at      *place // where it runs; nil: 127.0.0.1
+	listen  string // host:port of --listen, the same after each start
+	addr    string // host:port in its own network, the same after each start
+	public  string // host:port at which others reach it
 	id      string
 }
 
 // newDaemon writes the configuration and starts it. config is YAML in which listen is not set.
 func newDaemon(t *testing.T, program, name, dir, config string) *daemon {
 	t.Helper()
-	d := &daemon{t: t, program: program, name: name, dir: dir, addr: "127.0.0.1:0"}
+	return newDaemonAt(t, nil, program, name, dir, config)
+}
+
+func newDaemonAt(t *testing.T, at *place, program, name, dir, config string) *daemon {
+	t.Helper()
+	d := &daemon{t: t, program: program, name: name, dir: dir, at: at, listen: at.anyPort()}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -40,16 +49,20 @@ func newDaemon(t *testing.T, program, name, dir, config string) *daemon {
 // start starts the daemon and waits until it listens, at the address that it had before.
 func (d *daemon) start() {
 	d.t.Helper()
-	cmd := exec.Command(program(d.program), "--config", filepath.Join(d.dir, "config.yaml"), "--listen", d.addr)
+	cmd := exec.Command(program(d.program), "--config", filepath.Join(d.dir, "config.yaml"), "--listen", d.listen)
 	cmd.Dir = d.dir
-	d.process = begin(d.t, d.name, cmd, d.stop)
+	if d.process != nil {
+		d.replaced.Store(true)
+	}
+	d.at.enter(func() { d.process = begin(d.t, d.name, cmd, d.stop) })
 	line := d.says(d.t, soon, " listen=", " id=")
 	if id := attribute(line, "id"); d.id != "" && d.id != id {
 		d.t.Errorf("%s was %s and is %s after a restart", d.name, d.id, id)
 	} else {
 		d.id = id
 	}
-	d.addr = attribute(line, "listen")
+	d.listen = attribute(line, "listen")
+	d.addr = d.at.reachedAt(d.listen)
 }
 
 func (d *daemon) url() string { return "http://" + d.addr }
@@ -73,6 +86,7 @@ type fleet struct {
 	entrance  *daemon
 	boxes     []*daemon
 	publisher *daemon
+	client    *http.Client // asks the publisher
 }
 
 // plan says which fleet. Its zero value has three boxes and two copies of each segment.
@@ -93,7 +107,7 @@ func newFleet(t *testing.T, p plan) *fleet {
 	if p.replicas == 0 {
 		p.replicas = 2
 	}
-	f := &fleet{t: t, dir: t.TempDir()}
+	f := &fleet{t: t, dir: t.TempDir(), client: client}
 	f.source = filepath.Join(f.dir, "source")
 	if err := os.Mkdir(f.source, 0o700); err != nil {
 		t.Fatal(err)
@@ -115,12 +129,18 @@ func newFleet(t *testing.T, p plan) *fleet {
 }
 
 // addBox starts one more box.
-func (f *fleet) addBox() *daemon {
+func (f *fleet) addBox() *daemon { return f.addBoxAt("127.0.0.1") }
+
+// addBoxAt starts one more box, which is reached at an address that may not be its own.
+func (f *fleet) addBoxAt(public string) *daemon {
 	f.t.Helper()
 	name := fmt.Sprintf("box%d", len(f.boxes)+1)
 	dir := filepath.Join(f.dir, name)
-	b := newDaemon(f.t, "run_box", name, dir, fmt.Sprintf("box:\n  public_address: 127.0.0.1\n  data_dir: %q\n  live_dir: %q\n  entrances: [%q]\n",
-		filepath.Join(dir, "data"), filepath.Join(dir, "live"), f.entrance.url()))
+	b := newDaemon(f.t, "run_box", name, dir, fmt.Sprintf("box:\n  public_address: %q\n  data_dir: %q\n  live_dir: %q\n  entrances: [%q]\n",
+		public, filepath.Join(dir, "data"), filepath.Join(dir, "live"), f.entrance.url()))
+	if b.public = public; public == "127.0.0.1" {
+		b.public = b.addr
+	}
 	f.boxes = append(f.boxes, b)
 	return b
 }
@@ -143,7 +163,7 @@ func (f *fleet) index() string { return f.publisher.url() + "/live/" + stream + 
 // box returns the box that serves at host:port.
 func (f *fleet) box(addr string) *daemon {
 	for _, b := range f.boxes {
-		if b.addr == addr {
+		if b.public == addr {
 			return b
 		}
 	}
@@ -170,7 +190,7 @@ type streams struct {
 }
 
 func (f *fleet) streams() (streams, error) {
-	return getJSON[streams](f.t, f.publisher.url()+"/api/v1/streams")
+	return fetchJSON[streams](f.t.Context(), f.client, f.publisher.url()+"/api/v1/streams")
 }
 
 // end is the number behind the last segment that viewers see of the first rendition.
@@ -207,7 +227,7 @@ type located struct {
 }
 
 func (f *fleet) locate(path string) (located, error) {
-	return getJSON[located](f.t, f.publisher.url()+"/api/v1/locate?path="+url.QueryEscape(path))
+	return fetchJSON[located](f.t.Context(), f.client, f.publisher.url()+"/api/v1/locate?path="+url.QueryEscape(path))
 }
 
 // holders returns the boxes' own URLs of a file. The origin, which must be the last and no

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -35,7 +36,12 @@ func (e *statusError) Error() string {
 
 // get fetches a URL.
 func get(t *testing.T, url string) ([]byte, http.Header, error) {
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	return fetch(t.Context(), client, url)
+}
+
+// fetch is get by a client of one's own.
+func fetch(ctx context.Context, client *http.Client, url string) ([]byte, http.Header, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -55,8 +61,12 @@ func get(t *testing.T, url string) ([]byte, http.Header, error) {
 }
 
 func getJSON[T any](t *testing.T, url string) (T, error) {
+	return fetchJSON[T](t.Context(), client, url)
+}
+
+func fetchJSON[T any](ctx context.Context, client *http.Client, url string) (T, error) {
 	var v T
-	body, _, err := get(t, url)
+	body, _, err := fetch(ctx, client, url)
 	if err == nil {
 		err = json.Unmarshal(body, &v)
 	}

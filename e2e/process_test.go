@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -29,6 +31,7 @@ type process struct {
 	cmd      *exec.Cmd
 	out, log transcript // stdout, stderr
 	done     chan struct{}
+	replaced atomic.Bool // its program was started again; a failing test does not show its log
 }
 
 // begin starts a program in a process group of its own, so that a Ctrl-C at the terminal reaches
@@ -50,7 +53,8 @@ func begin(t *testing.T, name string, cmd *exec.Cmd, ending func(*process)) *pro
 	t.Cleanup(func() {
 		defer func() {
 			p.kill()
-			if t.Failed() {
+			p.keep()
+			if t.Failed() && !p.replaced.Load() {
 				t.Logf("=== %s (pid %d, %v)\n%s%s", name, cmd.Process.Pid, cmd.ProcessState, p.out.tail(20), p.log.tail(60))
 			}
 		}()
@@ -59,6 +63,20 @@ func begin(t *testing.T, name string, cmd *exec.Cmd, ending func(*process)) *pro
 		}
 	})
 	return p
+}
+
+// keepLogs is a directory where what processes logged stays after the tests; "": nowhere.
+var keepLogs = os.Getenv("E2E_LOGS")
+
+// keep writes what the process logged.
+func (p *process) keep() {
+	if keepLogs == "" {
+		return
+	}
+	name := strings.NewReplacer(" ", "-", "/", "-").Replace(fmt.Sprintf("%s-%d.log", p.name, p.cmd.Process.Pid))
+	if err := os.MkdirAll(keepLogs, 0o700); err == nil {
+		_ = os.WriteFile(filepath.Join(keepLogs, name), []byte(p.out.String()+p.log.String()), 0o600)
+	}
 }
 
 func (p *process) running() bool {

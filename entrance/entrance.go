@@ -130,6 +130,7 @@ func (e *Entrance) wire() {
 	})
 	e.server = &http.Server{
 		Handler:           mux,
+		ConnState:         e.door.ConnState,
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       30 * time.Second,
 		IdleTimeout:       time.Minute,

@@ -153,7 +153,7 @@ func (p *Publisher) postUpload(w http.ResponseWriter, r *http.Request) error {
 	if err := p.enqueue(r.Context(), path, ttl); err != nil {
 		return httperr.New(http.StatusServiceUnavailable, "the publisher's state does not answer; try again", err)
 	}
-	u := Upload{Path: path, URL: front.BaseURL(r, p.cfg.PublicURL) + "/" + string(p.id) + escape(path), TTL: int64(ttl / time.Second)}
+	u := Upload{Path: path, URL: front.BaseURL(r, p.cfg.PublicURL) + "/" + string(p.id) + path.Escaped(), TTL: int64(ttl / time.Second)}
 	placed, ok := p.awaitPlaced(r.Context(), path)
 	if u.Placed = ok; ok {
 		u.Digest, u.Size = placed.Digest.String(), placed.Size
@@ -215,8 +215,12 @@ func (p *Publisher) registerMetrics(r *prometheus.Registry) {
 	gauge("records", "Files that boxes hold.", func() float64 { return float64(p.placement.Records().Count()) })
 	count("segments_placed_total", "Live segments with a first copy.", func() int64 { return p.placement.Totals().Placed })
 	count("placing_bytes_total", "Bytes of files sent to boxes, failed attempts included.", func() int64 { return p.placement.Totals().Sent })
-	count("failed_pushes_total", "Pushes that failed or were refused.", func() int64 { return p.placement.Totals().Failures })
-	count("dropped_segments_total", "Live segments that left a slow box's queue for another box.", func() int64 { return p.placement.Totals().Dropped })
+	for reason := range p.placement.Totals().Undelivered {
+		r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: "dandelion", Subsystem: "publisher", Name: "undelivered_total", ConstLabels: prometheus.Labels{"reason": string(reason)},
+			Help: "Files that a chosen box did not get, by reason; another box was asked.",
+		}, func() float64 { return float64(p.placement.Totals().Undelivered[reason]) }))
+	}
 	count("redirects_total", "Viewers sent to boxes.", func() int64 { return p.front.Totals().Redirects })
 	count("origin_files_total", "Files that the origin answered with itself.", func() int64 { return p.front.Totals().OriginFiles })
 	count("origin_bytes_total", "Bytes of files that the origin sent.", func() int64 { return p.front.Totals().OriginBytes })

@@ -2,7 +2,6 @@ package publisher
 
 import (
 	"net/netip"
-	"net/url"
 	"os"
 
 	"dandelion/pkg/front"
@@ -30,7 +29,7 @@ func (c content) Locate(path id.Path, viewer netip.Addr, avoid []id.BoxID) (fron
 	if !ok || loc.Own {
 		return loc, ok
 	}
-	loc.Path = "/" + string(c.p.id) + escape(path)
+	loc.Path = "/" + string(c.p.id) + path.Escaped()
 	loc.Boxes = c.p.placement.HoldersFor(path, loc.Digest, viewer, avoid)
 	return loc, true
 }
@@ -58,6 +57,11 @@ func (c content) stream(path id.Path) *stream.Stream {
 // Redirected implements front.Content.
 func (c content) Redirected(box id.BoxID, bytes int64) { c.p.placement.Redirected(box, bytes) }
 
+// Complained implements front.Content.
+func (c content) Complained(box id.BoxID, path id.Path, viewer netip.Addr) {
+	c.p.placement.Complained(box, path, viewer)
+}
+
 // Open implements front.Content.
 func (c content) Open(path id.Path) (*os.File, error) {
 	if s := c.stream(path); s != nil {
@@ -72,18 +76,4 @@ func (c content) Open(path id.Path) (*os.File, error) {
 		return nil, os.ErrNotExist
 	}
 	return placed.Local.Open()
-}
-
-// escape returns the path as it stands in a URL.
-func escape(path id.Path) string {
-	for i := range len(path) {
-		if !unreserved(path[i]) {
-			return (&url.URL{Path: string(path)}).EscapedPath()
-		}
-	}
-	return string(path)
-}
-
-func unreserved(c byte) bool {
-	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '/' || c == '-' || c == '.' || c == '_' || c == '~'
 }

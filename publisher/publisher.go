@@ -29,7 +29,10 @@ import (
 	"dandelion/web"
 )
 
-const queueWorkers = 4
+const (
+	queueWorkers = 4
+	drainLimit   = 5 * time.Second
+)
 
 // Publisher is one publisher.
 type Publisher struct {
@@ -179,7 +182,7 @@ func (p *Publisher) Run(ctx context.Context) error {
 	p.log.Info("publisher started", "id", p.id, "listen", p.Addr().String(), "version", config.Version())
 	group := lifecycle.Group{Log: p.log}
 	group.Add("fleet", p.fleet.Run, nil)
-	group.Add("placement", p.placement.Run, nil)
+	group.Add("placement", p.placement.Run, p.drain)
 	group.Add("queue", p.queue.Run, nil)
 	group.Add("uploads", p.uploads.run, nil)
 	for _, name := range p.order {
@@ -187,6 +190,16 @@ func (p *Publisher) Run(ctx context.Context) error {
 	}
 	group.AddHTTP("http", p.server, p.listener)
 	return group.Run(ctx)
+}
+
+// drain lets boxes get the segments that are on their way to them.
+func (p *Publisher) drain(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, drainLimit)
+	defer cancel()
+	if err := p.placement.Drain(ctx); err != nil {
+		p.log.Warn("the publisher ends before all is placed; its window keeps it for the next start", "reason", err)
+	}
+	return nil
 }
 
 func (p *Publisher) close() {

@@ -34,6 +34,9 @@ type Content interface {
 	Locate(path id.Path, viewer netip.Addr, avoid []id.BoxID) (Location, bool)
 	// Redirected notes that a viewer was sent to a box for so many bytes.
 	Redirected(box id.BoxID, bytes int64)
+	// Complained notes that a viewer asks for a file again that it was sent to the box for. One
+	// viewer's word condemns no box.
+	Complained(box id.BoxID, path id.Path, viewer netip.Addr)
 	// Open opens the origin's own copy; fs.ErrNotExist where it has none.
 	Open(path id.Path) (*os.File, error)
 }
@@ -77,8 +80,8 @@ type Config struct {
 
 // Front answers viewers.
 type Front struct {
-	cfg     Config
-	repeats repeats
+	cfg        Config
+	households households
 
 	redirects     atomic.Int64
 	redirectBytes atomic.Int64
@@ -162,7 +165,6 @@ func (f *Front) file(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (f *Front) playlist(w http.ResponseWriter, r *http.Request, p Playlist) {
-	f.repeats.here(whoAsks(access.ClientAddr(r, f.cfg.TrustedProxies), r, ""), time.Now())
 	f.playlists.Add(1)
 	h := w.Header()
 	h.Set("Content-Type", "application/vnd.apple.mpegurl")
@@ -188,9 +190,9 @@ func matches(header, tag string) bool {
 	return false
 }
 
-// asked is how many bytes of a file the request asks for: none with HEAD, and those of a range. Of
+// spanOf is how many bytes of a file the request asks for: none with HEAD, and those of a range. Of
 // several ranges, and of what is no range, it is the whole.
-func asked(r *http.Request, size int64) int64 {
+func spanOf(r *http.Request, size int64) int64 {
 	if r.Method == http.MethodHead {
 		return 0
 	}
@@ -214,24 +216,42 @@ func asked(r *http.Request, size int64) int64 {
 	return min(last, size-1) - first + 1
 }
 
-// answer sends the viewer to the best box for it, and to another one when it asks for the same
-// again; when it was sent to all of them the origin serves.
+// answer sends the viewer to the best box for it; one that asks for the same again to another one,
+// and the third time the origin serves it.
 func (f *Front) answer(w http.ResponseWriter, r *http.Request, path id.Path) error {
 	viewer, now := access.ClientAddr(r, f.cfg.TrustedProxies), time.Now()
-	asks := whoAsks(viewer, r, path)
-	viewers, seen := f.repeats.here(asks, now), f.repeats.given(asks, now)
-	failed := asks.failed(seen)
-	loc, ok := f.cfg.Content.Locate(path, viewer, failed)
+	asked := requestOf(viewer, r, path)
+	past := f.households.ask(asked, now)
+	failed := past.failed()
+	for _, box := range failed {
+		f.cfg.Content.Complained(box, path, viewer)
+	}
+	var avoid []id.BoxID
+	if past.again > 0 && past.alone {
+		avoid = past.sent
+	}
+	loc, ok := f.cfg.Content.Locate(path, viewer, avoid)
 	if !ok {
 		return httperr.NotFound("not here: the segment is gone, or it never was; reload the playlist")
 	}
-	again := len(seen) - (viewers - 1) // at least so many requests are repeats
-	if loc.Own || len(loc.Boxes) == 0 || again >= len(loc.Boxes)+len(failed) {
-		return f.serve(w, r, path, loc.Digest)
+	if loc.Own || len(loc.Boxes) == 0 || past.again >= 2 {
+		file, err := f.cfg.Content.Open(path)
+		if err == nil {
+			defer file.Close()
+			if !loc.Own {
+				f.households.answered(asked, "", failed, now)
+			}
+			f.serve(w, r, path, loc.Digest, file)
+			return nil
+		}
+		// The origin has it no more: a box that may have failed is better than nobody.
+		if loc, ok = f.cfg.Content.Locate(path, viewer, nil); !ok || len(loc.Boxes) == 0 {
+			return noCopy(err)
+		}
 	}
-	best := leastSent(loc.Boxes, seen)
-	f.repeats.add(asks, best.Box, now)
-	bytes := asked(r, loc.Size)
+	best := choose(loc.Boxes, past)
+	f.households.answered(asked, best.Box, failed, now)
+	bytes := spanOf(r, loc.Size)
 	f.cfg.Content.Redirected(best.Box, bytes)
 	f.redirects.Add(1)
 	f.redirectBytes.Add(bytes)
@@ -242,6 +262,10 @@ func (f *Front) answer(w http.ResponseWriter, r *http.Request, path id.Path) err
 	h["Content-Length"] = empty
 	w.WriteHeader(http.StatusFound)
 	return nil
+}
+
+func noCopy(err error) error {
+	return httperr.New(http.StatusNotFound, "no box can serve this file now and the origin does not have it any more", err)
 }
 
 // Values of headers that all answers share; nobody changes them.
@@ -260,7 +284,13 @@ func (f *Front) origin(w http.ResponseWriter, r *http.Request) error {
 	if !ok {
 		return httperr.NotFound("the origin does not have this file")
 	}
-	return f.serve(w, r, path, loc.Digest)
+	file, err := f.cfg.Content.Open(path)
+	if err != nil {
+		return noCopy(err)
+	}
+	defer file.Close()
+	f.serve(w, r, path, loc.Digest, file)
+	return nil
 }
 
 // A viewer that takes a file of the origin more slowly is cut off.
@@ -270,12 +300,7 @@ const (
 )
 
 // serve sends the origin's own copy.
-func (f *Front) serve(w http.ResponseWriter, r *http.Request, path id.Path, digest id.Digest) error {
-	file, err := f.cfg.Content.Open(path)
-	if err != nil {
-		return httperr.New(http.StatusNotFound, "no box can serve this file now and the origin does not have it any more", err)
-	}
-	defer file.Close()
+func (f *Front) serve(w http.ResponseWriter, r *http.Request, path id.Path, digest id.Digest, file *os.File) {
 	h := w.Header()
 	h.Set("Content-Type", ContentType(path.Name()))
 	h.Set("X-Content-Type-Options", "nosniff")
@@ -291,7 +316,6 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, path id.Path, dige
 	}
 	f.originFiles.Add(1)
 	http.ServeContent(&counter{w, &f.originBytes}, r, "", time.Time{}, file)
-	return nil
 }
 
 // counter counts the bytes of bodies and keeps sendfile.

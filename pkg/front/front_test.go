@@ -38,6 +38,8 @@ func (s *shelf) Locate(path id.Path, viewer netip.Addr, _ []id.BoxID) (Location,
 
 func (s *shelf) Redirected(_ id.BoxID, n int64) { s.bytes += n }
 
+func (*shelf) Complained(id.BoxID, id.Path, netip.Addr) {}
+
 func (s *shelf) Open(path id.Path) (*os.File, error) {
 	if !s.locations[path].Own {
 		return nil, fs.ErrNotExist
@@ -138,7 +140,7 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
-func TestAsked(t *testing.T) {
+func TestSpanOf(t *testing.T) {
 	t.Parallel()
 	for span, want := range map[string]int64{
 		"": 1000, "bytes=0-": 1000, "bytes=0-0": 1, "bytes=100-199": 100, "bytes=900-5000": 100, "bytes=-10": 10, "bytes=-5000": 1000,
@@ -146,7 +148,7 @@ func TestAsked(t *testing.T) {
 	} {
 		r := httptest.NewRequest(http.MethodGet, "/", nil)
 		r.Header.Set("Range", span)
-		if got := asked(r, 1000); got != want {
+		if got := spanOf(r, 1000); got != want {
 			t.Errorf("%q asks for %d bytes, want %d", span, got, want)
 		}
 	}

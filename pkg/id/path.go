@@ -2,6 +2,7 @@ package id
 
 import (
 	"fmt"
+	"net/url"
 	"strings"
 	"unicode/utf8"
 )
@@ -50,6 +51,20 @@ func (p Path) Rel() string { return string(p[1:]) }
 
 // Name returns the last component.
 func (p Path) Name() string { return string(p[strings.LastIndexByte(string(p), '/')+1:]) }
+
+// Escaped returns the path as it stands in a URL.
+func (p Path) Escaped() string {
+	for i := range len(p) {
+		if !unreserved(p[i]) {
+			return (&url.URL{Path: string(p)}).EscapedPath()
+		}
+	}
+	return string(p)
+}
+
+func unreserved(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '/' || c == '-' || c == '.' || c == '_' || c == '~'
+}
 
 // SegmentPath is the path of a live segment, init segment or key, addressed by its content.
 type SegmentPath struct {

@@ -46,37 +46,3 @@ func TestMultivariant(t *testing.T) {
 		t.Error("Rewrite changed the playlist that it was called on")
 	}
 }
-
-func TestCheckReload(t *testing.T) {
-	t.Parallel()
-	parse := func(sequence, discontinuities string, rest ...string) *Media {
-		return mustMedia(t, text(append([]string{
-			"#EXTM3U", "#EXT-X-TARGETDURATION:4", "#EXT-X-MEDIA-SEQUENCE:" + sequence,
-			"#EXT-X-DISCONTINUITY-SEQUENCE:" + discontinuities,
-		}, rest...)...))
-	}
-	old := parse("5", "1", "#EXT-X-DISCONTINUITY", "#EXTINF:4,", "5", "#EXTINF:4,", "6")
-	for name, c := range map[string]struct {
-		next *Media
-		want string
-	}{
-		"the same":                      {old, ""},
-		"one more, one less":            {parse("6", "2", "#EXTINF:4,", "6", "#EXTINF:4,", "7"), ""},
-		"all new after a long pause":    {parse("50", "7", "#EXTINF:4,", "50"), ""},
-		"sequence falls":                {parse("4", "1", "#EXTINF:4,", "4"), "MEDIA-SEQUENCE fell"},
-		"last one gone":                 {parse("5", "1", "#EXT-X-DISCONTINUITY", "#EXTINF:4,", "5"), "last segments left"},
-		"another URI":                   {parse("5", "1", "#EXT-X-DISCONTINUITY", "#EXTINF:4,", "5", "#EXTINF:4,", "x"), "URI changed"},
-		"another duration":              {parse("5", "1", "#EXT-X-DISCONTINUITY", "#EXTINF:4,", "5", "#EXTINF:3,", "6"), "duration changed"},
-		"a discontinuity less":          {parse("5", "1", "#EXTINF:4,", "5", "#EXTINF:4,", "6"), "discontinuity changed"},
-		"a discontinuity not counted":   {parse("6", "1", "#EXTINF:4,", "6"), "must be 2"},
-		"a discontinuity counted twice": {parse("6", "3", "#EXTINF:4,", "6"), "must be 2"},
-		"too long a segment":            {parse("6", "2", "#EXTINF:4,", "6", "#EXTINF:4.5,", "7"), "more than TARGETDURATION"},
-		"a gap":                         {parse("6", "2", "#EXT-X-GAP", "#EXTINF:4,", "6"), "gap changed"},
-		"another init segment":          {parse("6", "2", `#EXT-X-MAP:URI="i"`, "#EXTINF:4,", "6"), "init segment changed"},
-	} {
-		err := CheckReload(old, c.next)
-		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
-			t.Errorf("%s: %v, want %q", name, err, c.want)
-		}
-	}
-}

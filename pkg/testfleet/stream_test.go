@@ -13,6 +13,7 @@ import (
 	"dandelion/box"
 	"dandelion/pkg/playlist"
 	"dandelion/pkg/watch"
+	"dandelion/pkg/wire"
 	"dandelion/publisher"
 )
 
@@ -198,7 +199,11 @@ func TestSilentBox(t *testing.T) {
 	t.Parallel()
 	f := Start(t, Options{Boxes: 2})
 	f.Boxes[0].Link.Unplug()
+	begin := time.Now()
 	f.AwaitBoxes(1)
+	if took := time.Since(begin); took >= wire.SilenceLimit {
+		t.Errorf("a silent box counted as up until its session ended, after %v", took)
+	}
 	f.Boxes[0].Link.Mend()
 	f.AwaitBoxes(2)
 }

@@ -1,125 +1,193 @@
 package watch
 
 import (
-	"context"
-	"net/url"
 	"slices"
 	"time"
 )
 
-// clock is the buffer model of a player: it plays while each track has media ahead of it.
-type clock struct {
-	buffered []time.Duration // media received of each track
-	finished []bool          // tracks that have all
+// maxHoles bounds the holes that are remembered ahead of what plays; further ones are played
+// like media.
+const maxHoles = 100
 
-	start    time.Time
-	playing  bool // false before the start and while stalled
-	at       time.Time
-	startup  time.Duration // 0 until it plays
-	played   time.Duration
-	stalls   int
-	stalled  time.Duration
-	stallAt  time.Time
+// clock is the buffer model of a player: it plays while each track has media ahead, jumps over
+// what is missing, and stalls where nothing follows. A stall ends as soon as each track has
+// anything ahead again.
+type clock struct {
+	ends     []time.Duration // how far each track reaches, holes included
+	finished []bool          // tracks that have all
+	holes    []hole          // where a track has nothing; in order, apart
+
+	begin    time.Time
+	at       time.Time     // up to when it was played
+	position time.Duration // of what plays now
+	playing  bool          // false before the start, while stalled, and at the end
+	started  bool
 	complete bool // all was played
+
+	startup time.Duration
+	played  time.Duration // of media
+	stalls  int
+	stalled time.Duration // by stalls that are over
+	longest time.Duration
+	stallAt time.Time // of the one that runs; zero: none
 }
 
-func (c *clock) begin(now time.Time) { c.start, c.at = now, now }
+type hole struct{ from, to time.Duration }
 
-// ahead is what may be played: the shortest track.
+// turn is what a call changed for the viewer: it started, or a stall is over.
+type turn struct {
+	event  string // EventStart, EventStall; "": nothing
+	since  time.Time
+	length time.Duration
+}
+
+func newClock(tracks int, begin time.Time) clock {
+	return clock{ends: make([]time.Duration, tracks), finished: make([]bool, tracks), begin: begin, at: begin}
+}
+
+// ahead is where the first track ends.
 func (c *clock) ahead() time.Duration {
-	if len(c.buffered) == 0 {
+	if len(c.ends) == 0 {
 		return 0
 	}
-	return slices.Min(c.buffered)
+	return slices.Min(c.ends)
+}
+
+// jump moves over a hole that begins here.
+func (c *clock) jump() {
+	for len(c.holes) > 0 && c.holes[0].from <= c.position {
+		if end := c.ahead(); end < c.holes[0].to {
+			c.position = max(c.position, end)
+			return
+		}
+		c.position = max(c.position, c.holes[0].to)
+		c.holes = c.holes[1:]
+	}
 }
 
 // advance plays up to now. Between two calls nothing was received, so that the time at which
 // the buffer ran empty is known exactly.
 func (c *clock) advance(now time.Time) {
-	if !c.playing {
-		return
+	for c.playing {
+		c.jump()
+		next := c.ahead()
+		if len(c.holes) > 0 {
+			next = min(next, max(c.holes[0].from, c.position))
+		}
+		passed, left := max(now.Sub(c.at), 0), next-c.position
+		if passed < left {
+			c.played += passed
+			c.position += passed
+			c.at = now
+			return
+		}
+		c.played += left
+		c.position = next
+		c.at = c.at.Add(left)
+		c.jump()
+		if c.position >= c.ahead() {
+			c.playing = false
+			c.complete = !slices.Contains(c.finished, false)
+			if !c.complete {
+				c.stalls++
+				c.stallAt = c.at
+			}
+		}
 	}
-	left := c.ahead() - c.played
-	if passed := now.Sub(c.at); passed < left {
-		c.played += passed
-		c.at = now
-		return
-	}
-	c.played += left
-	c.playing = false
-	if !slices.Contains(c.finished, false) {
-		c.complete = true
-		return
-	}
-	c.stalls++
-	c.stallAt = c.at.Add(left)
 }
 
-// receive adds media to a track and starts or resumes playing when all tracks have some.
-func (c *clock) receive(track int, d time.Duration, now time.Time) {
+// receive adds media to a track, and starts or resumes playing when all tracks have some.
+func (c *clock) receive(track int, d time.Duration, now time.Time) turn {
 	c.advance(now)
-	c.buffered[track] += d
-	if c.playing || c.ahead() <= c.played {
+	c.ends[track] += d
+	return c.resume(now)
+}
+
+// miss adds a hole to a track.
+func (c *clock) miss(track int, d time.Duration, now time.Time) turn {
+	c.advance(now)
+	from := c.ends[track]
+	c.ends[track] += d
+	if d > 0 {
+		c.dig(hole{from, from + d})
+	}
+	return c.resume(now)
+}
+
+func (c *clock) dig(h hole) {
+	if len(c.holes) == maxHoles {
 		return
 	}
-	if c.startup == 0 {
-		c.startup = now.Sub(c.start)
-	} else {
-		c.stalled += now.Sub(c.stallAt)
+	c.holes = append(c.holes, h)
+	slices.SortFunc(c.holes, func(a, b hole) int { return int(a.from - b.from) })
+	merged := c.holes[:1]
+	for _, next := range c.holes[1:] {
+		last := &merged[len(merged)-1]
+		if next.from <= last.to {
+			last.to = max(last.to, next.to)
+		} else {
+			merged = append(merged, next)
+		}
+	}
+	c.holes = merged
+}
+
+func (c *clock) resume(now time.Time) turn {
+	if c.playing || c.complete {
+		return turn{}
+	}
+	c.jump()
+	if c.position >= c.ahead() {
+		return turn{}
 	}
 	c.playing, c.at = true, now
-}
-
-func (p *Player) buffer(track int, d time.Duration) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.clock.receive(track, d, time.Now())
-}
-
-func (p *Player) finish(track int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.clock.finished[track] = true
-}
-
-// waitForRoom waits while a track has enough ahead.
-func (p *Player) waitForRoom(ctx context.Context, track int) error {
-	p.mu.Lock()
-	p.clock.advance(time.Now())
-	excess := p.clock.buffered[track] - p.clock.played - bufferAhead
-	p.mu.Unlock()
-	if excess <= 0 {
-		return nil
+	if !c.started {
+		c.started, c.startup = true, now.Sub(c.begin)
+		return turn{EventStart, c.begin, c.startup}
 	}
-	return sleep(ctx, excess)
+	return c.stallOver(now)
 }
 
-func (p *Player) missed(n int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.report.Missed += n
-}
-
-func (p *Player) corrupt() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.report.Corrupt++
-}
-
-func (p *Player) retried() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.report.Retries++
-}
-
-func (p *Player) received(asked string, from *url.URL, n int64, whole bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.report.Bytes[from.Host] += n
-	if whole {
-		p.report.Segments++
+func (c *clock) stallOver(now time.Time) turn {
+	if c.stallAt.IsZero() {
+		return turn{}
 	}
-	if asked != from.String() {
-		p.report.Redirects++
+	over := turn{EventStall, c.stallAt, now.Sub(c.stallAt)}
+	c.stalled += over.length
+	c.longest = max(c.longest, over.length)
+	c.stallAt = time.Time{}
+	return over
+}
+
+// finish notes that nothing follows on a track. A player that waits for more is then at the end.
+func (c *clock) finish(track int, now time.Time) turn {
+	c.advance(now)
+	c.finished[track] = true
+	if slices.Contains(c.finished, false) || c.playing {
+		return turn{}
 	}
+	c.complete = true
+	return c.stallOver(now)
+}
+
+// stop ends the watching: a stall that runs is over.
+func (c *clock) stop(now time.Time) turn {
+	c.advance(now)
+	c.playing = false
+	return c.stallOver(now)
+}
+
+// buffered is how much media of a track lies ahead of what plays.
+func (c *clock) buffered(track int) time.Duration { return c.media(c.ends[track]) }
+
+// left is how long what was received still plays.
+func (c *clock) left() time.Duration { return c.media(c.ahead()) }
+
+// media is how much there is up to a position, without the holes.
+func (c *clock) media(end time.Duration) time.Duration {
+	total := end - c.position
+	for _, h := range c.holes {
+		total -= max(0, min(h.to, end)-max(h.from, c.position))
+	}
+	return max(total, 0)
 }

@@ -3,90 +3,119 @@ package watch
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
-	"fmt"
-	"io"
 	"net/url"
-	"path"
-	"strings"
 	"time"
 
 	"dandelion/pkg/playlist"
 )
 
+const startTargets = 3 // begin so many target durations before the end (RFC 8216 section 6.3.3)
+
 // track follows one media playlist and fetches its segments in order.
 type track struct {
-	player *Player
-	index  int
-	url    string
+	player  *Player
+	index   int
+	url     *url.URL
+	changed chan struct{} // holds one: the playlist changed
 
-	next    uint64 // MEDIA-SEQUENCE number
+	// Of the goroutine that reloads:
+	known    bool
+	end      uint64 // behind the newest segment seen
+	ended    bool
+	due      time.Time // when it is loaded again; zero: now
+	failures int       // in a row
+	lost     *failure  // since when it cannot be loaded; nil: it can
+
+	// Guarded by player.mu:
+	media      *playlist.Media // the last that could be loaded
+	base       *url.URL
+	generation int // counts new starts of the stream
+
+	// Of the goroutine that fetches:
 	started bool
-	inits   map[string]bool // init segments that were fetched
+	next    uint64            // MEDIA-SEQUENCE number
+	seen    int               // generation
+	has     []need            // that were fetched last
+	sum     [sha256.Size]byte // of the segment before
+	played  history
 }
 
-func (t *track) run(ctx context.Context) error {
-	t.inits = map[string]bool{}
-	var previous *playlist.Media
+func newTrack(p *Player, index int, u *url.URL) *track {
+	return &track{player: p, index: index, url: u, changed: make(chan struct{}, 1), played: history{}}
+}
+
+// item is a segment as a playlist had it.
+type item struct {
+	playlist.Entry
+	number     uint64
+	generation int
+	base       *url.URL
+	target     int
+}
+
+// run fetches until all is fetched or ctx ends.
+func (t *track) run(ctx context.Context) {
 	for {
-		loaded := time.Now()
-		media, _, err := t.player.playlist(ctx, t.url)
-		switch {
-		case err == nil && media == nil:
-			return fmt.Errorf("%s is not a media playlist", t.url)
-		case err != nil:
-			t.player.cfg.Log.Debug("a playlist could not be loaded", "url", t.url, "reason", err)
-			if err := sleep(ctx, retryPlaylist); err != nil {
-				return err
-			}
-			continue
+		it, ok := t.await(ctx)
+		if !ok {
+			break
 		}
-		if err := t.follow(ctx, media); err != nil {
-			return err
+		t.play(ctx, it)
+		if ctx.Err() != nil || t.waitForRoom(ctx) != nil {
+			break
 		}
-		if media.Ended {
-			t.player.finish(t.index)
-			return nil
+	}
+	if ctx.Err() == nil {
+		t.player.change(func(c *clock) turn { return c.finish(t.index, time.Now()) })
+	}
+}
+
+// await returns the next segment; false at the end.
+func (t *track) await(ctx context.Context) (item, bool) {
+	for {
+		it, found, over := t.pick()
+		if found || over {
+			return it, found
 		}
-		// RFC 8216 section 6.3.4: the target duration, or half of it when nothing was new.
-		wait := time.Duration(media.TargetDuration) * time.Second
-		if previous != nil && end(previous) == end(media) {
-			wait /= 2
-		}
-		previous = media
-		if err := sleep(ctx, time.Until(loaded.Add(wait))); err != nil {
-			return err
+		select {
+		case <-t.changed:
+		case <-ctx.Done():
+			return item{}, false
 		}
 	}
 }
 
-func end(m *playlist.Media) uint64 { return m.Sequence + uint64(len(m.Entries)) }
-
-// follow fetches what is new in a playlist.
-func (t *track) follow(ctx context.Context, m *playlist.Media) error {
+// pick takes the next segment out of the playlist. Segments that left the playlist before are
+// missed.
+func (t *track) pick() (it item, found, over bool) {
+	p := t.player
+	p.mu.Lock()
+	m, base, generation := t.media, t.base, t.generation
+	p.mu.Unlock()
+	if m == nil {
+		return it, false, false
+	}
+	if generation != t.seen {
+		t.seen, t.started = generation, false
+	}
 	if !t.started && len(m.Entries) > 0 {
-		t.next = startAt(m)
-		t.started = true
+		t.next, t.started = startAt(m), true
 	}
-	if t.next < m.Sequence {
-		t.player.missed(int(m.Sequence - t.next))
-		t.next = m.Sequence
+	if !t.started {
+		return it, false, m.Ended
 	}
-	for t.started && t.next < end(m) {
-		e := m.Entries[t.next-m.Sequence]
-		if err := t.play(ctx, e); err != nil {
-			return err
-		}
-		t.next++
-		if err := t.player.waitForRoom(ctx, t.index); err != nil {
-			return err
-		}
+	for ; t.next < m.Sequence; t.next++ {
+		t.missed(time.Duration(m.TargetDuration)*time.Second, causeWindow, time.Now(), "", "")
 	}
-	return nil
+	if t.next >= m.Sequence+uint64(len(m.Entries)) {
+		return it, false, m.Ended
+	}
+	it = item{m.Entries[t.next-m.Sequence], t.next, generation, base, m.TargetDuration}
+	t.next++
+	return it, true, false
 }
 
-// startAt is three target durations before the end (RFC 8216 section 6.3.3), the beginning of
-// an ended playlist.
+// startAt is three target durations before the end, the beginning of an ended playlist.
 func startAt(m *playlist.Media) uint64 {
 	if m.Ended {
 		return m.Sequence
@@ -99,76 +128,12 @@ func startAt(m *playlist.Media) uint64 {
 	return m.Sequence + uint64(i)
 }
 
-func (t *track) play(ctx context.Context, e playlist.Entry) error {
-	if e.Gap {
-		t.player.missed(1)
-		t.player.buffer(t.index, e.Duration.Value)
-		return nil
-	}
-	if e.Map != nil && !t.inits[e.Map.URI] {
-		if err := t.fetch(ctx, e.Map.URI, e.Map.Range); err != nil {
-			return err
-		}
-		t.inits[e.Map.URI] = true
-	}
-	if err := t.fetch(ctx, e.URI, e.Range); err != nil {
-		return err
-	}
-	t.player.buffer(t.index, e.Duration.Value)
-	return nil
-}
-
-// fetch gets a segment; when no attempt succeeds it is missed. The error is ctx's.
-func (t *track) fetch(ctx context.Context, uri string, span *playlist.Range) error {
-	u, err := resolve(t.url, uri)
-	if err != nil {
-		t.player.missed(1)
-		return nil
-	}
-	for range attempts {
-		err := t.attempt(ctx, u, span)
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		t.player.cfg.Log.Debug("a segment was not received; asking again", "url", u, "reason", err)
-		t.player.retried()
-	}
-	t.player.missed(1)
-	return nil
-}
-
-func (t *track) attempt(ctx context.Context, u string, span *playlist.Range) error {
-	bytes := ""
-	if span != nil {
-		bytes = fmt.Sprintf("%d-%d", span.Offset, span.Offset+span.Length-1)
-	}
-	resp, err := t.player.get(ctx, u, bytes)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	hash := sha256.New()
-	n, err := io.Copy(hash, io.LimitReader(resp.Body, maxSegment))
-	t.player.received(u, resp.Request.URL, n, err == nil)
-	if err == nil && span == nil && !matches(u, hash.Sum(nil)) {
-		t.player.corrupt()
-	}
-	return err
-}
-
-// matches compares the digest with the one that a content-addressed path has before the name:
-// 12 hex digits. Other paths promise nothing.
-func matches(u string, sum []byte) bool {
-	parsed, err := url.Parse(u)
-	if err != nil {
-		return true
-	}
-	short := path.Base(path.Dir(parsed.Path))
-	if len(short) != 12 || strings.Trim(short, "0123456789abcdef") != "" {
-		return true
-	}
-	return hex.EncodeToString(sum)[:12] == short
+// listed says whether the playlist still has the segment, whether it is the newest one, and
+// whether the playlist keeps its segments for ever.
+func (t *track) listed(it item) (still, newest, unending bool) {
+	t.player.mu.Lock()
+	defer t.player.mu.Unlock()
+	end := t.media.Sequence + uint64(len(t.media.Entries))
+	still = t.generation == it.generation && it.number >= t.media.Sequence && it.number < end
+	return still, it.number+1 >= end, t.media.Ended || t.media.Type != ""
 }

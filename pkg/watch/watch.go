@@ -1,225 +1,175 @@
 // Package watch plays an HLS stream as a viewer's player does, without decoding it: it follows
-// playlists and redirects, keeps a buffer model, and counts what a viewer would notice and
-// where the bytes came from. It knows HLS and HTTP, nothing of boxes or publishers.
+// playlists and redirects (RFC 8216 section 6.3), asks again as its policy says, keeps a buffer
+// model, and counts what a viewer would notice and where the bytes came from; for one viewer
+// (Player) or many (Crowd). It knows HLS and HTTP, and of a Dandelion front only that a path may
+// name its digest and that /api/v1/locate tells digests; nothing of boxes or publishers.
 package watch
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"maps"
 	"net/http"
 	"net/url"
 	"sync"
 	"time"
-
-	"dandelion/pkg/playlist"
 )
 
-// How a player behaves (RFC 8216 section 6.3, and the project's own page).
-const (
-	startTargets   = 3           // begin so many target durations before the end
-	firstByte      = time.Second // or the front is asked again
-	attempts       = 4           // for a segment, then it is missed
-	retryPlaylist  = 500 * time.Millisecond
-	bufferAhead    = 30 * time.Second // no more is fetched ahead
-	maxSegment     = 256 << 20
-	playlistWithin = 5 * time.Second
-)
+// malformedPlaylists in a row end a player: the URL is something else.
+const malformedPlaylists = 3
 
 // Config of a viewer.
 type Config struct {
-	URL       string // of the multivariant or media playlist
-	UserAgent string // tells viewers of one address apart
+	URL       string      // http or https, of the multivariant or media playlist
+	UserAgent string      // tells viewers of one address apart
+	Policy    Policy      // zero: Dandelion
+	Viewer    int         // in events
+	Events    func(Event) // nil: not told; called from the player's goroutines, perhaps at once
 	Log       *slog.Logger
 }
 
-// Report is what the viewer saw so far.
-type Report struct {
-	Startup      time.Duration    // from the start to the first segment of each track
-	Played       time.Duration    // of media
-	Stalls       int              // times that the buffer ran empty
-	Stalled      time.Duration    // for how long altogether
-	Segments     int              // received whole
-	Missed       int              // gaps, and segments that no host delivered
-	Corrupt      int              // whose bytes are not those that their path names
-	Redirects    int              // followed for segments
-	Retries      int              // attempts that failed
-	Bytes        map[string]int64 // of segments, by the host (with port) that sent them
-	ControlBytes int64            // of playlists
-}
-
-// Player is one viewer.
+// Player is one viewer. It has at most three goroutines, and connections of its own.
 type Player struct {
-	cfg    Config
-	client *http.Client
+	cfg     Config
+	client  *http.Client
+	digests *digests
 
-	mu     sync.Mutex
-	report Report
-	clock  clock
+	mu       sync.Mutex // guards everything below, and the tracks' state
+	report   Report
+	clock    clock
+	found    bool // a playlist that can be played
+	stopped  bool // Run is over
+	trouble  error
+	patience patience
 }
 
 // New returns a player that does nothing before Run.
 func New(cfg Config) *Player {
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.ResponseHeaderTimeout = firstByte
-	transport.Proxy = nil
-	return &Player{cfg: cfg, client: &http.Client{Transport: transport}, report: Report{Bytes: map[string]int64{}}}
+	if cfg.Policy.Name == "" {
+		cfg.Policy = Dandelion
+	}
+	return &Player{
+		cfg:     cfg,
+		client:  &http.Client{Transport: newTransport(), CheckRedirect: follow},
+		digests: &digests{},
+		report:  Report{Bytes: map[string]int64{}},
+	}
 }
 
-// Report returns what was seen so far; any goroutine.
-func (p *Player) Report() Report {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.clock.advance(time.Now())
-	r := p.report
-	r.Bytes = maps.Clone(r.Bytes)
-	r.Startup, r.Played, r.Stalls, r.Stalled = p.clock.startup, p.clock.played, p.clock.stalls, p.clock.stalled
-	return r
-}
-
-// Run watches until ctx ends or the stream is over; then it returns nil. A stream that is not
-// there yet is waited for.
+// Run watches until ctx ends, or until the stream is over and played; then it returns nil. A
+// stream that is not there yet is waited for. The error says why the URL cannot be played. Once.
 func (p *Player) Run(ctx context.Context) error {
 	defer p.client.CloseIdleConnections()
+	begin := time.Now()
 	p.mu.Lock()
-	p.clock.begin(time.Now())
+	p.clock = newClock(0, begin)
 	p.mu.Unlock()
-	urls, err := p.tracks(ctx)
+	defer p.stop()
+	tracks, err := p.open(ctx)
 	if err != nil {
-		return ignoreEnd(ctx, err)
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
 	}
 	p.mu.Lock()
-	p.clock.buffered = make([]time.Duration, len(urls))
-	p.clock.finished = make([]bool, len(urls))
+	p.clock = newClock(len(tracks), begin)
+	p.found = true
 	p.mu.Unlock()
-	var group sync.WaitGroup
-	failures := make([]error, len(urls))
-	for i, u := range urls {
-		group.Go(func() {
-			t := &track{player: p, index: i, url: u}
-			failures[i] = t.run(ctx)
-		})
+
+	var fetching sync.WaitGroup
+	for _, t := range tracks {
+		fetching.Go(func() { t.run(ctx) })
 	}
-	group.Wait()
-	return ignoreEnd(ctx, errors.Join(failures...))
+	p.reload(ctx, tracks)
+	fetching.Wait()
+	p.playOut(ctx)
+	return nil
 }
 
-func ignoreEnd(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
-	}
-	return err
+func (p *Player) stop() {
+	now := time.Now()
+	p.change(func(c *clock) turn {
+		p.stopped = true
+		return c.stop(now)
+	})
 }
 
-// tracks returns the media playlists that are played: the first variant and the default
-// rendition of its audio group.
-func (p *Player) tracks(ctx context.Context) ([]string, error) {
+// playOut plays what is buffered at the end of a stream.
+func (p *Player) playOut(ctx context.Context) {
+	p.mu.Lock()
+	p.clock.advance(time.Now())
+	left := p.clock.left()
+	p.mu.Unlock()
+	_ = sleep(ctx, left)
+}
+
+// open loads what the URL leads to, as often as it takes.
+func (p *Player) open(ctx context.Context) ([]*track, error) {
+	first, err := url.Parse(p.cfg.URL)
+	if err != nil {
+		return nil, err
+	}
+	failures, malformed := 0, 0
 	for {
-		_, multi, err := p.playlist(ctx, p.cfg.URL)
+		got, f := p.playlist(ctx, first, p.cfg.Policy.Manifest)
 		switch {
-		case err == nil && multi == nil:
-			return []string{p.cfg.URL}, nil
-		case err == nil:
-			return chosenTracks(p.cfg.URL, multi)
+		case f == nil && got.media != nil:
+			t := newTrack(p, 0, first)
+			t.take(got)
+			return []*track{t}, nil
+		case f == nil:
+			return p.chosen(got.base, got.multi)
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
 		}
-		p.cfg.Log.Debug("no playlist yet", "url", p.cfg.URL, "reason", err)
-		if err := sleep(ctx, retryPlaylist); err != nil {
+		if malformed++; f.cause != causeFormat {
+			malformed = 0
+		}
+		if malformed == malformedPlaylists {
+			return nil, fmt.Errorf("%s is no HLS playlist: %w", first.Redacted(), f)
+		}
+		p.cfg.Log.Debug("no playlist yet", "url", first.Redacted(), "reason", f)
+		wait, fatal := p.cfg.Policy.Manifest.next(f, failures, p.cfg.Policy.Restart)
+		if failures++; fatal {
+			failures = 0
+		}
+		if err := sleep(ctx, wait); err != nil {
 			return nil, err
 		}
 	}
 }
 
-func chosenTracks(base string, multi *playlist.Multivariant) ([]string, error) {
-	var urls []string
-	group := ""
-	add := func(uri string) error {
-		u, err := resolve(base, uri)
-		urls = append(urls, u)
-		return err
-	}
-	for _, t := range multi.Tags {
-		if t.Name == "EXT-X-STREAM-INF" && len(urls) == 0 {
-			group, _ = t.Attrs.Get("AUDIO")
-			if err := add(t.URI); err != nil {
-				return nil, err
-			}
-		}
-	}
-	for _, t := range multi.Tags {
-		id, _ := t.Attrs.Get("GROUP-ID")
-		kind, _ := t.Attrs.Get("TYPE")
-		if t.Name == "EXT-X-MEDIA" && kind == "AUDIO" && id == group && group != "" && t.URI != "" {
-			return urls, add(t.URI)
-		}
-	}
-	if len(urls) == 0 {
-		return nil, fmt.Errorf("%s names no variant", base)
-	}
-	return urls, nil
-}
-
-func resolve(base, ref string) (string, error) {
-	b, err := url.Parse(base)
-	if err != nil {
-		return "", err
-	}
-	u, err := b.Parse(ref)
-	if err != nil {
-		return "", err
-	}
-	return u.String(), nil
-}
-
-func (p *Player) playlist(ctx context.Context, u string) (*playlist.Media, *playlist.Multivariant, error) {
-	ctx, cancel := context.WithTimeout(ctx, playlistWithin)
-	defer cancel()
-	resp, err := p.get(ctx, u, "")
-	if err != nil {
-		return nil, nil, err
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, playlist.MaxBytes+1))
-	if err != nil {
-		return nil, nil, err
-	}
+// change applies something to the clock and tells what became of it.
+func (p *Player) change(do func(*clock) turn) {
 	p.mu.Lock()
-	p.report.ControlBytes += int64(len(b))
+	turned := do(&p.clock)
 	p.mu.Unlock()
-	return playlist.Parse(b)
+	if turned.event != "" {
+		p.tell(Event{Time: turned.since, Event: turned.event, Seconds: seconds(turned.length)})
+	}
 }
 
-func (p *Player) get(ctx context.Context, u, span string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
-	if err != nil {
-		return nil, err
+func (p *Player) tell(e Event) {
+	if p.cfg.Events != nil {
+		e.Viewer = p.cfg.Viewer
+		p.cfg.Events(e)
 	}
-	if p.cfg.UserAgent != "" {
-		req.Header.Set("User-Agent", p.cfg.UserAgent)
-	}
-	if span != "" {
-		req.Header.Set("Range", "bytes="+span)
-	}
-	resp, err := p.client.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusPartialContent {
-		resp.Body.Close()
-		return nil, fmt.Errorf("%s answered %s", resp.Request.URL, resp.Status)
-	}
-	return resp, nil
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+// count changes the report.
+func (p *Player) count(do func(*Report)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	do(&p.report)
 }
+
+// why is the last reason for which nothing could be played; nil when there was none.
+func (p *Player) why() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.trouble
+}
+
+var errNoVariant = errors.New("the playlist names no variant")

@@ -14,32 +14,6 @@ import (
 	"time"
 )
 
-func TestClock(t *testing.T) {
-	t.Parallel()
-	var c clock
-	now := time.Unix(0, 0)
-	at := func(s float64) time.Time { return now.Add(time.Duration(s * float64(time.Second))) }
-	c.begin(at(0))
-	c.buffered, c.finished = make([]time.Duration, 2), make([]bool, 2)
-	c.receive(0, 2*time.Second, at(1))
-	if c.playing {
-		t.Error("plays with one track only")
-	}
-	c.receive(1, 4*time.Second, at(1.5))
-	if !c.playing || c.startup != 1500*time.Millisecond {
-		t.Errorf("%+v", c)
-	}
-	c.receive(0, time.Second, at(5)) // track 0 ran empty at 3.5
-	if c.stalls != 1 || c.stalled != 1500*time.Millisecond || c.played != 2*time.Second {
-		t.Errorf("%+v", c)
-	}
-	c.finished = []bool{true, true}
-	c.advance(at(60))
-	if !c.complete || c.stalls != 1 || c.played != 3*time.Second {
-		t.Errorf("%+v", c)
-	}
-}
-
 func TestWatchFollowsRedirectsAndFindsTheCorrupt(t *testing.T) {
 	t.Parallel()
 	good, bad := strings.Repeat("x", 1000), strings.Repeat("y", 500)

@@ -62,11 +62,11 @@ const (
 	PingInterval = 3 * time.Second
 	SilenceLimit = 8 * time.Second
 
-	// A box pings a publisher that named `ack` every BoxPing. The publisher hears it also while the
-	// other direction is full of files, sends no viewer to a box that it has not heard for DoubtAfter,
-	// and takes it up again with its next sign of life.
-	BoxPing    = time.Second
-	DoubtAfter = 2500 * time.Millisecond
+	// Both ends of a publisher's session with `ack` ping every SessionPing: the publisher hears the
+	// box also while the other direction is full of files. It sends no viewer to a box that it has not
+	// heard for DoubtAfter, and takes it up again with its next sign of life.
+	SessionPing = time.Second
+	DoubtAfter  = 2500 * time.Millisecond
 )
 
 // Feature is a capability that both sides must name before it is used (wire.md "FEATURES").
@@ -113,3 +113,13 @@ const (
 	KindBusy      Kind = "busy"      // too many files at once
 	KindInternal  Kind = "internal"  // the box failed; its log says why
 )
+
+var kinds = []Kind{
+	KindMalformed, KindPath, KindTTL, KindSize, KindDigest, KindFull, KindTooLarge, KindDraining, KindDenied, KindBusy, KindInternal,
+}
+
+// Kinds lists the kinds that this version knows.
+func Kinds() []Kind { return slices.Clone(kinds) }
+
+// Known reports whether this version knows the kind; a peer of a later one may name others.
+func (k Kind) Known() bool { return slices.Contains(kinds, k) }

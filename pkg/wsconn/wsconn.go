@@ -49,7 +49,9 @@ type Conn struct {
 	writes sync.Mutex
 
 	silence     atomic.Int64 // time.Duration; how long the peer may say nothing
+	heard       atomic.Int64 // time.Duration since start of its latest sign of life
 	closing     atomic.Bool
+	gaveUp      atomic.Bool
 	lastExtend  time.Time // the reader's
 	pingEvery   time.Duration
 	pinger      *time.Timer
@@ -84,10 +86,10 @@ func Accept(w http.ResponseWriter, r *http.Request, remote netip.Addr) (*Conn, e
 func newConn(ws *websocket.Conn, remote netip.Addr) *Conn {
 	c := &Conn{ws: ws, remote: remote}
 	c.SetSilence(firstMessage)
-	c.extend()
-	ws.SetPongHandler(func(data string) error { c.extend(); c.pong(data); return nil })
+	c.sign()
+	ws.SetPongHandler(func(data string) error { c.sign(); c.pong(data); return nil })
 	ws.SetPingHandler(func(data string) error {
-		c.extend()
+		c.sign()
 		// A pong that cannot be written now is not worth the connection; a dead one shows itself.
 		_ = ws.WriteControl(websocket.PongMessage, []byte(data), time.Now().Add(writeTimeout))
 		return nil
@@ -157,6 +159,19 @@ func (c *Conn) pong(name string) {
 	}
 }
 
+// start is what times of heard are counted from: they are monotonic.
+var start = time.Now()
+
+// sign notes a sign of life of the peer.
+func (c *Conn) sign() {
+	c.heard.Store(int64(time.Since(start)))
+	c.extend()
+}
+
+// Unheard returns how long ago the peer gave its latest sign of life: a message, a part of one, a
+// ping or a pong. It is right only while some goroutine reads.
+func (c *Conn) Unheard() time.Duration { return time.Since(start) - time.Duration(c.heard.Load()) }
+
 // extend moves the read deadline, at most once in deadlineGrain.
 func (c *Conn) extend() {
 	now := time.Now()
@@ -177,6 +192,7 @@ func (c *Conn) Next() (binary bool, r io.Reader, err error) {
 	if err != nil {
 		return false, nil, err
 	}
+	c.sign()
 	return kind == websocket.BinaryMessage, progressReader{c, r}, nil
 }
 
@@ -190,7 +206,9 @@ func (p progressReader) Read(b []byte) (int, error) {
 	// peer's silence.
 	p.c.extend()
 	n, err := p.r.Read(b)
-	p.c.extend()
+	if n > 0 {
+		p.c.sign()
+	}
 	return n, err
 }
 
@@ -239,7 +257,10 @@ func (c *Conn) WriteFile(ctx context.Context, head []byte, content io.Reader, si
 	if ctx.Err() != nil { // its turn came too late: nothing is broken off
 		return fmt.Errorf("given up: %w", context.Cause(ctx))
 	}
-	stop := context.AfterFunc(ctx, c.Abort)
+	stop := context.AfterFunc(ctx, func() {
+		c.gaveUp.Store(true)
+		c.Abort()
+	})
 	defer stop()
 	if err := c.writeFile(head, content, size); err != nil {
 		c.Abort()
@@ -250,6 +271,10 @@ func (c *Conn) WriteFile(ctx context.Context, head []byte, content io.Reader, si
 	}
 	return nil
 }
+
+// GaveUp reports whether the connection was broken off because a WriteFile's ctx ended. It is right
+// when reading has failed.
+func (c *Conn) GaveUp() bool { return c.gaveUp.Load() }
 
 func (c *Conn) writeFile(head []byte, content io.Reader, size int64) error {
 	_ = c.ws.SetWriteDeadline(time.Now().Add(writeTimeout))

@@ -23,7 +23,7 @@ test("a slow line keeps a longer limit, a quick one returns to a second", () => 
 
 test("a segment may take two target durations", () => {
   expect(segmentLoadMs(6)).toBe(12_000);
-  expect(segmentLoadMs(1)).toBe(4000);
+  expect(segmentLoadMs(1)).toBe(2000);
 });
 
 test("what a box answers is retried, and what nobody has is given up soon", () => {

@@ -1,3 +1,4 @@
+// pkg/watch/policy.go has the same figures, and a test there that keeps them the same.
 import type { HlsConfig, LoaderResponse, LoadPolicy, RetryConfig } from "hls.js";
 
 const FIRST_BYTE_MS = 1000;
@@ -32,9 +33,9 @@ export class Patience {
   }
 }
 
-/** A whole segment may take two target durations (seconds, from the playlist); small ones a little more. */
+/** A whole segment may take two target durations (seconds, from the playlist). */
 export function segmentLoadMs(targetDuration: number): number {
-  return Math.max(4000, 2000 * targetDuration);
+  return 2000 * targetDuration;
 }
 
 // Errors that another attempt can cure. hls.js by itself gives up on a broken connection (status 0) and on 404,

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
+	"net"
 	"net/http"
 	"net/netip"
 	"path"
@@ -26,7 +27,7 @@ import (
 
 // Defaults of Config.
 const (
-	DefaultMinRate    = 8 << 10 // bytes/s
+	DefaultMinRate    = 32 << 10 // bytes/s
 	DefaultRateWindow = 30 * time.Second
 	DefaultMaxConns   = 4096
 )
@@ -40,7 +41,7 @@ type Config struct {
 
 	MinRate    int64         // bytes/s; a viewer that takes less over RateWindow is cut off; 0: DefaultMinRate
 	RateWindow time.Duration // 0: DefaultRateWindow
-	MaxConns   int           // connections of Server at once; 0: DefaultMaxConns
+	MaxConns   int           // connections of all Servers at once; 0: DefaultMaxConns
 }
 
 // Delivery is one request and its answer, as a traffic account needs it.
@@ -63,7 +64,8 @@ type Edge struct {
 	metrics  metrics
 	requests atomic.Uint64
 	bytes    atomic.Uint64
-	conns    atomic.Int64
+	conns    conns
+	servers  []*http.Server
 }
 
 // New makes an Edge. It panics where cfg.Registerer has metrics of another Edge already.
@@ -71,7 +73,7 @@ func New(cfg Config) *Edge {
 	cfg.MinRate = cmp.Or(cfg.MinRate, DefaultMinRate)
 	cfg.RateWindow = cmp.Or(cfg.RateWindow, DefaultRateWindow)
 	cfg.MaxConns = cmp.Or(cfg.MaxConns, DefaultMaxConns)
-	e := &Edge{cfg: cfg}
+	e := &Edge{cfg: cfg, conns: conns{max: cfg.MaxConns, all: make(map[net.Conn]*viewer)}}
 	e.metrics = newMetrics(e, cfg.Registerer)
 	return e
 }
@@ -119,10 +121,11 @@ var everyAnswer = http.Header{
 func (e *Edge) answer(w *response, r *http.Request, d *Delivery) {
 	h := w.Header()
 	maps.Copy(h, everyAnswer)
-	if r.ContentLength != 0 {
-		// Nobody waits here for the rest of a body that nobody asked for.
-		h.Set("Connection", "close")
-		w.control.SetReadDeadline(time.Now().Add(time.Second))
+	if e.conns.isOver(viewerOf(r.Context())) {
+		e.metrics.refused.Inc()
+		h.Set("Retry-After", "2")
+		w.fail(http.StatusServiceUnavailable, "this box has too many viewers now")
+		return
 	}
 	switch r.Method {
 	case http.MethodGet, http.MethodHead:

@@ -8,10 +8,11 @@ import (
 
 // metrics of one Edge.
 type metrics struct {
-	requests *prometheus.CounterVec
-	bytes    prometheus.Counter
-	aborted  prometheus.Counter
-	refused  prometheus.Counter
+	requests   *prometheus.CounterVec
+	bytes      prometheus.Counter
+	aborted    prometheus.Counter
+	refused    prometheus.Counter
+	idleClosed prometheus.Counter
 }
 
 func newMetrics(e *Edge, reg prometheus.Registerer) metrics {
@@ -26,13 +27,16 @@ func newMetrics(e *Edge, reg prometheus.Registerer) metrics {
 			Name: "dandelion_edge_aborted_total", Help: "Answers that ended early: the viewer left or was too slow.",
 		}),
 		refused: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "dandelion_edge_connections_refused_total", Help: "Connections closed at once because there were too many.",
+			Name: "dandelion_edge_connections_refused_total", Help: "Connections turned away because there were too many: told so, or closed at once.",
+		}),
+		idleClosed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "dandelion_edge_idle_closed_total", Help: "Connections without a request that gave their place to a new one.",
 		}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.requests, m.bytes, m.aborted, m.refused, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		reg.MustRegister(m.requests, m.bytes, m.aborted, m.refused, m.idleClosed, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "dandelion_edge_connections", Help: "Open connections, without those that became websockets.",
-		}, func() float64 { return float64(e.conns.Load()) }))
+		}, func() float64 { all, _ := e.conns.count(); return float64(all) }))
 	}
 	return m
 }

@@ -1,7 +1,6 @@
 package edge
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net"
@@ -25,6 +24,7 @@ type response struct {
 	status  int
 	sent    int64 // body bytes
 	err     error // the first one of writing
+	due     int64 // sent must have reached it when the window ends; 0: no window yet
 }
 
 func newResponse(rw http.ResponseWriter, least int64, window time.Duration) *response {
@@ -32,7 +32,10 @@ func newResponse(rw http.ResponseWriter, least int64, window time.Duration) *res
 }
 
 // extend gives the viewer another window. A writer without deadlines (a test's) has no viewer.
-func (w *response) extend() { w.control.SetWriteDeadline(time.Now().Add(w.window)) }
+func (w *response) extend() {
+	w.due = w.sent + w.least
+	w.control.SetWriteDeadline(time.Now().Add(w.window))
+}
 
 func (w *response) WriteHeader(status int) {
 	if w.status == 0 {
@@ -45,7 +48,9 @@ func (w *response) WriteHeader(status int) {
 }
 
 func (w *response) Write(b []byte) (int, error) {
-	w.extend()
+	if w.due == 0 || w.sent >= w.due { // many small writes share a window
+		w.extend()
+	}
 	n, err := w.ResponseWriter.Write(b)
 	w.wrote(int64(n), err)
 	return n, err
@@ -125,21 +130,18 @@ func (w *response) finish(r *http.Request) {
 	if w.err == nil {
 		return
 	}
-	conn, _ := r.Context().Value(connKey{}).(*net.TCPConn)
-	if conn == nil {
+	v := viewerOf(r.Context())
+	if v == nil {
+		return
+	}
+	conn, ok := v.conn.(*net.TCPConn)
+	if !ok {
 		return
 	}
 	w.sent = max(0, w.sent-unacknowledged(conn))
 	if errors.Is(w.err, os.ErrDeadlineExceeded) {
 		conn.SetLinger(0) // what a slow viewer left in the kernel's buffer goes at once
 	}
-}
-
-// connKey is the context key of a request's *net.TCPConn.
-type connKey struct{}
-
-func withConn(ctx context.Context, c net.Conn) context.Context {
-	return context.WithValue(ctx, connKey{}, c)
 }
 
 // unacknowledged is how many bytes the kernel took and the other end did not, also after a reset.

@@ -121,38 +121,3 @@ func TestSlowRequestsAreCutOff(t *testing.T) {
 		t.Errorf("the server waits for ever: %+v", s)
 	}
 }
-
-func TestTooManyConnections(t *testing.T) {
-	t.Parallel()
-	store := newStore(t)
-	e, base, _ := serve(t, Config{Store: store, MaxConns: 2})
-	request := "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-	var held []*net.TCPConn
-	for range 2 {
-		c := dialRaw(t, base, request)
-		if _, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil {
-			t.Fatal(err)
-		}
-		held = append(held, c)
-	}
-	c, err := net.Dial("tcp", strings.TrimPrefix(base, "http://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	if n, err := c.Read(make([]byte, 1)); err == nil {
-		t.Errorf("the third connection got %d bytes", n)
-	}
-	if n := e.conns.Load(); n > 3 {
-		t.Errorf("%d connections counted", n)
-	}
-	held[0].Close()
-	// The place is free again as soon as the server has seen the end.
-	for {
-		c := dialRaw(t, base, request)
-		if _, err := http.ReadResponse(bufio.NewReader(c), nil); err == nil {
-			break
-		}
-		c.Close()
-	}
-}

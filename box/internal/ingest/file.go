@@ -18,10 +18,6 @@ const (
 	headerBuffer = 4 << 10
 	// oldFileSilence is how long an old publisher may pause in the middle of a file.
 	oldFileSilence = 30 * time.Second
-	// A sender slower than minRate bytes/s over the first slowAfter and from then on is cut: it
-	// would hold its buffers and its promised room for ever.
-	minRate   = 2 << 10
-	slowAfter = time.Minute
 	// maxComplaints is how many refusals of one session are logged: the rest is only counted.
 	maxComplaints = 10
 )
@@ -37,18 +33,24 @@ func (ses *session) file(r io.Reader) error {
 		ses.conn.SetSilence(oldFileSilence)
 		defer ses.conn.SetSilence(oldSilence)
 	}
+	p := ses.paced(r)
+	defer p.stop()
 	br := headerBuffers.Get().(*bufio.Reader)
-	br.Reset(&pacedReader{r: r, began: time.Now()})
+	br.Reset(p)
 	defer func() {
 		br.Reset(nil)
 		headerBuffers.Put(br)
 	}()
 
-	header, entry, err := ses.receive(br)
+	header, entry, err := ses.receive(br, p)
 	var refusal *segstore.Refusal
 	if errors.As(err, &refusal) {
 		ses.s.metrics.files.WithLabelValues(string(refusal.Kind)).Inc()
 		return ses.turnDown(header, refusal, br)
+	}
+	if errors.Is(err, errTooSlow) {
+		ses.s.metrics.files.WithLabelValues("slow").Inc()
+		return fmt.Errorf("the file %s: %w", id.Quote(string(header.Path)), err)
 	}
 	if err != nil {
 		ses.s.metrics.files.WithLabelValues("broken").Inc()
@@ -56,7 +58,7 @@ func (ses *session) file(r io.Reader) error {
 	}
 	ses.count(entry)
 	ses.s.cfg.Records.Stored(entry)
-	if !ses.ack() {
+	if !ses.ack() || !ses.unanswered.CompareAndSwap(header, nil) {
 		return nil
 	}
 	return ses.send(wire.Stored{
@@ -67,8 +69,13 @@ func (ses *session) file(r io.Reader) error {
 
 // receive reads one file into the store. The error is a *segstore.Refusal where the file is
 // refused; any other is the connection's.
-func (ses *session) receive(br *bufio.Reader) (wire.FileHeader, segstore.Entry, error) {
-	header, err := wire.ReadFileHeader(br)
+func (ses *session) receive(br *bufio.Reader, p *pace) (*wire.FileHeader, segstore.Entry, error) {
+	parsed, err := wire.ReadFileHeader(br)
+	header := &parsed
+	p.content.Store(true)
+	if ses.ack() {
+		ses.unanswered.Store(header)
+	}
 	var malformed *wire.HeaderError
 	if errors.As(err, &malformed) {
 		return header, segstore.Entry{}, &segstore.Refusal{Kind: malformed.Kind, Err: malformed.Err}
@@ -76,7 +83,7 @@ func (ses *session) receive(br *bufio.Reader) (wire.FileHeader, segstore.Entry, 
 	if err != nil {
 		return header, segstore.Entry{}, err
 	}
-	if err := ses.check(header); err != nil {
+	if err := ses.check(parsed); err != nil {
 		return header, segstore.Entry{}, err
 	}
 	w, err := ses.s.cfg.Store.Create(segstore.Meta{
@@ -119,11 +126,11 @@ func (ses *session) check(h wire.FileHeader) error {
 }
 
 // turnDown answers a refused file and reads past the rest of it.
-func (ses *session) turnDown(h wire.FileHeader, refusal *segstore.Refusal, rest io.Reader) error {
+func (ses *session) turnDown(h *wire.FileHeader, refusal *segstore.Refusal, rest io.Reader) error {
 	if ses.complaints++; ses.complaints <= maxComplaints {
 		ses.log().Warn("a file was refused", "path", id.Quote(string(h.Path)), "kind", refusal.Kind, "reason", refusal.Error())
 	}
-	if ses.ack() {
+	if ses.ack() && ses.unanswered.CompareAndSwap(h, nil) {
 		// Told before the rest has come: a publisher may rather close than send it.
 		if err := ses.send(wire.Refused{
 			Peer: ses.own(), Command: wire.CommandRefused, RequestID: h.RequestID, Error: refusal.Error(), Kind: refusal.Kind,
@@ -142,23 +149,4 @@ func (ses *session) count(e segstore.Entry) {
 	ses.s.bytes.Add(e.Size)
 	ses.files.Add(1)
 	ses.bytes.Add(e.Size)
-}
-
-// pacedReader fails when bytes come too slowly on the whole; pauses alone are the connection's
-// deadlines to judge.
-type pacedReader struct {
-	r     io.Reader
-	began time.Time
-	n     int64
-}
-
-var errTooSlow = fmt.Errorf("slower than %d bytes/s", minRate)
-
-func (p *pacedReader) Read(b []byte) (int, error) {
-	n, err := p.r.Read(b)
-	p.n += int64(n)
-	if elapsed := time.Since(p.began); elapsed > slowAfter && p.n < int64(elapsed.Seconds()*minRate) && err == nil {
-		err = errTooSlow
-	}
-	return n, err
 }

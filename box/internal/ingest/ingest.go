@@ -32,12 +32,31 @@ import (
 // and 260 KB while a file comes in; it brings one file at a time.
 type Limits struct {
 	Connections  int // in all
+	Unaccepted   int // of them without an accepted PUBLISH; who waits longest for it gives way to another
 	PerAddress   int // from one address; loopback, where proxies are, is not counted
 	PerPublisher int // accepted sessions of one publisher
+
+	Header  time.Duration // until the first message, or a file's headers, are there
+	Grace   time.Duration // for the rest of a message, in which it may come as slowly as it likes
+	MinRate int64         // bytes/s of a message on the whole, past Grace
 }
 
 // DefaultLimits is what a box of 1 GB can carry.
-func DefaultLimits() Limits { return Limits{Connections: 256, PerAddress: 32, PerPublisher: 8} }
+func DefaultLimits() Limits {
+	return Limits{
+		Connections: 256, Unaccepted: 64, PerAddress: 32, PerPublisher: 8,
+		Header: 10 * time.Second, Grace: 30 * time.Second, MinRate: 16 << 10,
+	}
+}
+
+func (l Limits) orDefault() Limits {
+	d := DefaultLimits()
+	return Limits{
+		Connections: cmp.Or(l.Connections, d.Connections), Unaccepted: cmp.Or(l.Unaccepted, d.Unaccepted),
+		PerAddress: cmp.Or(l.PerAddress, d.PerAddress), PerPublisher: cmp.Or(l.PerPublisher, d.PerPublisher),
+		Header: cmp.Or(l.Header, d.Header), Grace: cmp.Or(l.Grace, d.Grace), MinRate: cmp.Or(l.MinRate, d.MinRate),
+	}
+}
 
 // Records hears of what other programs may want to know. Its methods must not block.
 type Records interface {
@@ -52,7 +71,7 @@ type Config struct {
 	Own        func(local netip.Addr) wire.Peer // what the box says of itself on a connection to local
 	Trusted    []netip.Prefix                   // proxies whose word about the peer's address counts
 	Records    Records
-	Limits     Limits // zero: DefaultLimits
+	Limits     Limits // a zero field: that of DefaultLimits
 	Registerer prometheus.Registerer
 	Log        *slog.Logger
 }
@@ -76,9 +95,7 @@ type Service struct {
 
 // New returns a Service that waits for connections.
 func New(cfg Config) *Service {
-	if cfg.Limits == (Limits{}) {
-		cfg.Limits = DefaultLimits()
-	}
+	cfg.Limits = cfg.Limits.orDefault()
 	if cfg.Records == nil {
 		cfg.Records = noRecords{}
 	}
@@ -144,10 +161,41 @@ func (s *Service) admit(remote netip.Addr) (reason string) {
 	case !remote.IsLoopback() && s.addresses[remote] >= s.cfg.Limits.PerAddress:
 		return "connections of one address"
 	}
+	if s.unaccepted() >= s.cfg.Limits.Unaccepted {
+		oldest := s.longestUnaccepted()
+		if oldest == nil || time.Since(oldest.since) < patience {
+			return "connections without a PUBLISH"
+		}
+		oldest.dropped = true
+		oldest.conn.Abort()
+	}
 	s.pending++
 	s.addresses[remote]++
 	s.ended.Add(1)
 	return ""
+}
+
+// patience is how long a connection may take for its PUBLISH where others need its place.
+const patience = time.Second
+
+// unaccepted is how many connections have not sent a PUBLISH that was accepted. s.mu is held.
+func (s *Service) unaccepted() int {
+	n := s.pending
+	for ses := range s.sessions {
+		if ses.publisher == "" && !ses.dropped {
+			n++
+		}
+	}
+	return n
+}
+
+func (s *Service) longestUnaccepted() (oldest *session) {
+	for ses := range s.sessions {
+		if ses.publisher == "" && !ses.dropped && (oldest == nil || ses.since.Before(oldest.since)) {
+			oldest = ses
+		}
+	}
+	return oldest
 }
 
 // dismiss takes back admit for a connection that did not become a session.
@@ -242,8 +290,9 @@ type Totals struct {
 func (s *Service) Totals() Totals { return Totals{s.files.Load(), s.bytes.Load()} }
 
 // Drain takes no more connections and files, tells publishers so, lets files that are under way
-// arrive, and closes all sessions. It returns when they have ended or ctx has; what is then
-// still there is cut off. A publisher is told that it has until ctx's deadline, 10 s without one.
+// arrive, and closes all sessions. It returns when they have ended or ctx has; a file that is then
+// still coming in is refused, and after half a second more everything is cut off. A publisher is
+// told that it has until ctx's deadline, 10 s without one.
 func (s *Service) Drain(ctx context.Context, reason string) {
 	seconds := 10.0
 	if deadline, ok := ctx.Deadline(); ok {
@@ -267,6 +316,16 @@ func (s *Service) Drain(ctx context.Context, reason string) {
 		return
 	case <-ctx.Done():
 	}
+	for _, ses := range all {
+		go ses.cut(s.goodbye)
+	}
+	last := time.NewTimer(lastWords)
+	defer last.Stop()
+	select {
+	case <-ended:
+		return
+	case <-last.C:
+	}
 	s.mu.Lock()
 	for ses := range s.sessions {
 		ses.conn.Abort()
@@ -274,6 +333,9 @@ func (s *Service) Drain(ctx context.Context, reason string) {
 	s.mu.Unlock()
 	<-ended
 }
+
+// lastWords is how long publishers have for taking the refusals at the end of a drain.
+const lastWords = 500 * time.Millisecond
 
 func (s *Service) isDraining() (wire.Goodbye, bool) {
 	s.mu.Lock()

@@ -2,7 +2,6 @@ package ingest
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -273,25 +272,5 @@ func TestFilesSurvive(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, string(pubA), "a")); err != nil {
 		t.Error(err)
-	}
-}
-
-// TestPacedReader: a sender that drips is cut, one that pauses is not.
-func TestPacedReader(t *testing.T) {
-	t.Parallel()
-	for _, tt := range []struct {
-		elapsed time.Duration
-		n       int64
-		want    error
-	}{
-		{slowAfter - time.Second, 0, nil},
-		{slowAfter + time.Second, 1000, errTooSlow},
-		{slowAfter + time.Second, 70 * minRate, nil},
-		{time.Hour, 100 * minRate, errTooSlow},
-	} {
-		p := pacedReader{r: strings.NewReader("x"), began: time.Now().Add(-tt.elapsed), n: tt.n}
-		if n, err := p.Read(make([]byte, 1)); n != 1 || !errors.Is(err, tt.want) {
-			t.Errorf("%d bytes in %v: %v", tt.n, tt.elapsed, err)
-		}
 	}
 }

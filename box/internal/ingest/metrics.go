@@ -20,7 +20,7 @@ func newMetrics(r prometheus.Registerer) metrics {
 		}),
 		files: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "dandelion_box_ingest_files_total",
-			Help: "Files that publishers sent, by result: stored, broken (the connection ended in the middle) or the kind of the refusal.",
+			Help: "Files that publishers sent, by result: stored, broken (the connection ended in the middle), slow (it was ended for that) or the kind of the refusal.",
 		}, []string{"result"}),
 		bytes: f.NewCounter(prometheus.CounterOpts{
 			Name: "dandelion_box_ingest_bytes_total", Help: "Bytes of stored files.",

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"sync/atomic"
 	"time"
@@ -17,8 +18,9 @@ const (
 	// Old publishers send nothing between files and may be paused; they do answer pings.
 	oldPing    = 30 * time.Second
 	oldSilence = 5 * time.Minute
-	// leaveGrace is how long a publisher that was told goodbye may take to close by itself.
-	leaveGrace = 2 * time.Second
+	// leaveGrace is how long a publisher that was told goodbye may take to close by itself. Files
+	// that it had sent before it heard of it are refused meanwhile.
+	leaveGrace = 1500 * time.Millisecond
 )
 
 // session is one connection of a publisher. Its fields below conn belong to its own goroutine
@@ -30,6 +32,8 @@ type session struct {
 	done  chan struct{} // closed when run returns
 	// turn holds a token while no file is coming in, so that leave does not cut one.
 	turn chan struct{}
+	// unanswered is the file that comes in: whoever takes it from here answers for it.
+	unanswered atomic.Pointer[wire.FileHeader]
 
 	files, bytes atomic.Int64
 
@@ -38,6 +42,7 @@ type session struct {
 	ip        string
 	frontURL  string
 	features  wire.Features
+	dropped   bool // gave its place to another before it was accepted
 
 	complaints int
 }
@@ -74,6 +79,8 @@ func (ses *session) run() {
 
 // open reads the first message, which must be a PUBLISH, and answers it.
 func (ses *session) open() bool {
+	late := time.AfterFunc(ses.s.cfg.Limits.Header, ses.conn.Abort) // however it trickles
+	defer late.Stop()
 	message, err := ses.conn.ReadText(wire.MaxMessage)
 	switch {
 	case errors.Is(err, wsconn.ErrBinary), errors.Is(err, wsconn.ErrTooLong):
@@ -127,7 +134,7 @@ func (ses *session) publish(message []byte) bool {
 		return false
 	}
 	if len(features) > 0 {
-		ses.conn.KeepAlive(wire.BoxPing, wire.SilenceLimit)
+		ses.conn.KeepAlive(wire.SessionPing, wire.SilenceLimit)
 	} else {
 		ses.conn.KeepAlive(oldPing, oldSilence)
 	}
@@ -153,7 +160,7 @@ func (ses *session) serve() error {
 			}
 			continue
 		}
-		message, err := wsconn.ReadAll(r, wire.MaxMessage)
+		message, err := ses.readCommand(r)
 		if errors.Is(err, wsconn.ErrTooLong) {
 			ses.refuse(wire.NewWrongFormat(ses.own(), []byte(err.Error())))
 			return nil
@@ -165,6 +172,13 @@ func (ses *session) serve() error {
 			return err
 		}
 	}
+}
+
+func (ses *session) readCommand(r io.Reader) ([]byte, error) {
+	p := ses.paced(r)
+	defer p.stop()
+	p.content.Store(true)
+	return wsconn.ReadAll(p, wire.MaxMessage)
 }
 
 // command answers a text message. goOn is false when the connection has been closed for it.
@@ -292,4 +306,16 @@ func (ses *session) leave(ctx context.Context, goodbye wire.Goodbye) {
 	case <-ses.done:
 	case <-ctx.Done():
 	}
+}
+
+// cut ends a session that the drain cannot wait for: the file that is still coming in is refused, so
+// that its publisher need not guess.
+func (ses *session) cut(goodbye wire.Goodbye) {
+	if h := ses.unanswered.Swap(nil); h != nil {
+		_ = ses.send(wire.Refused{
+			Peer: ses.own(), Command: wire.CommandRefused, RequestID: h.RequestID, Kind: wire.KindDraining,
+			Error: "this box is about to leave and cannot wait for the rest: " + goodbye.Reason,
+		})
+	}
+	ses.conn.Close(goodbye.Reason)
 }

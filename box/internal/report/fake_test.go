@@ -38,9 +38,11 @@ type entrance struct {
 	silent   bool // takes reports and answers nothing
 	answer   func(*wire.ExchangeReply)
 	verbatim []byte // instead of a reply
-	open     map[*websocket.Conn]string
-	most     int // sessions at once
-	dials    int
+
+	afterReply func() // called after each reply; may block
+	open       map[*websocket.Conn]string
+	most       int // sessions at once
+	dials      int
 }
 
 func newEntrance(t *testing.T, name string, start func(http.Handler) *httptest.Server) *entrance {
@@ -93,13 +95,22 @@ func (e *entrance) serve(w http.ResponseWriter, r *http.Request) {
 		_, raw, err := ws.ReadMessage()
 		var closed *websocket.CloseError
 		if errors.As(err, &closed) {
-			e.closes <- closed.Code
+			select {
+			case e.closes <- closed.Code:
+			default:
+			}
 		}
 		if err != nil {
 			return
 		}
 		if err := e.take(ws, raw); err != nil {
 			return
+		}
+		e.mu.Lock()
+		after := e.afterReply
+		e.mu.Unlock()
+		if after != nil {
+			after()
 		}
 	}
 }

@@ -13,10 +13,6 @@ import (
 )
 
 const (
-	backoffMin = 250 * time.Millisecond
-	backoffMax = 15 * time.Second
-	// steady is how long a session must last before its failure counts as the first one.
-	steady = 10 * time.Second
 	// maxUnanswered is how many reports may be without reply before the session is given up.
 	maxUnanswered = 3
 	// forgetAfter is how long an entrance that was learned of, that nobody names any more and that
@@ -59,7 +55,7 @@ var (
 
 // run keeps the session until ctx ends or the link is forgotten.
 func (l *link) run(ctx context.Context) {
-	backoff := wsconn.Backoff{Min: backoffMin, Max: backoffMax}
+	retry := newRetry(l.s.cfg.Interval)
 	began := time.Now()
 	for ctx.Err() == nil && !l.s.isDraining() {
 		err := l.session(ctx)
@@ -67,36 +63,31 @@ func (l *link) run(ctx context.Context) {
 		if forget {
 			return
 		}
+		var noDial *dialError
+		var wait time.Duration
 		switch {
 		case errors.Is(err, errOld):
-			if wait(ctx, l.s.cfg.Interval) != nil {
-				return
-			}
-			continue
+			wait = l.s.cfg.Interval
 		case errors.Is(err, errParked):
-			if !l.awaitTurn(ctx) {
+			if !l.awaitTurn(ctx, retry) {
 				return
 			}
 			continue
-		case lasted >= steady:
-			backoff.Reset()
+		case errors.As(err, &noDial):
+			wait = retry.unreachable()
+		default:
+			wait = retry.ended(lasted)
 		}
-		if l.s.waitOrDrain(ctx, backoff.Next()) != nil {
+		if l.s.waitOrDrain(ctx, wait) != nil {
 			return
 		}
 	}
 }
 
-func wait(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
+// dialError is the failure of a dial: no entrance, or a proxy without one behind it.
+type dialError struct{ error }
+
+func (e *dialError) Unwrap() error { return e.error }
 
 func (s *Service) isDraining() bool {
 	s.mu.Lock()
@@ -181,8 +172,10 @@ func (l *link) ended(err error, began time.Time) (lasted time.Duration, forget b
 	return lasted, false
 }
 
-// awaitTurn waits until no other link has the session with the entrance; false: ctx ended.
-func (l *link) awaitTurn(ctx context.Context) bool {
+// awaitTurn waits until no other link has, or soon has again, the session with the entrance; false:
+// ctx ended or the box drains.
+func (l *link) awaitTurn(ctx context.Context, retry *retry) bool {
+	waited := false
 	for {
 		l.s.mu.Lock()
 		free := l.s.owners[l.entrance] == nil
@@ -191,9 +184,16 @@ func (l *link) awaitTurn(ctx context.Context) bool {
 		switch {
 		case draining || ctx.Err() != nil:
 			return false
-		case free:
+		case free && waited:
 			return true
+		case free:
+			if l.s.waitOrDrain(ctx, retry.turn()) != nil {
+				return false
+			}
+			waited = true
+			continue
 		}
+		waited = false
 		select {
 		case <-changed:
 		case <-ctx.Done():
@@ -202,7 +202,8 @@ func (l *link) awaitTurn(ctx context.Context) bool {
 	}
 }
 
-// leave says goodbye, closes, and waits until the session has ended.
+// leave says goodbye, closes, and waits until the session has ended. At the end of ctx it breaks the
+// session off, also where a report to an entrance that takes nothing is in the way.
 func (l *link) leave(ctx context.Context, reason string, seconds float64) {
 	s := l.s
 	s.mu.Lock()
@@ -212,6 +213,7 @@ func (l *link) leave(ctx context.Context, reason string, seconds float64) {
 	if conn == nil {
 		return
 	}
+	defer context.AfterFunc(ctx, conn.Abort)()
 	if say {
 		host := s.cfg.Host
 		if host == "" {
@@ -233,7 +235,6 @@ func (l *link) leave(ctx context.Context, reason string, seconds float64) {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			conn.Abort()
 			return
 		}
 	}

@@ -275,6 +275,36 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// TestDrainBesideAHungEntrance: an entrance that reads no more does not delay the goodbye to others,
+// and the drain does not wait for it beyond the second that a close is given.
+func TestDrainBesideAHungEntrance(t *testing.T) {
+	t.Parallel()
+	good, hung := newEntrance(t, "good", nil), newEntrance(t, "hung", nil)
+	release := make(chan struct{})
+	t.Cleanup(sync.OnceFunc(func() { close(release) }))
+	hung.set(func() {
+		hung.afterReply = func() { <-release }
+	})
+	r := run(t, func(c *Config) { c.Entrances, c.Interval = []string{hung.url, good.url}, time.Hour })
+	eventually(t, "connected", func() bool { return r.status(good.url).Connected && r.status(hung.url).Connected })
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	begin := time.Now()
+	drained := make(chan struct{})
+	go func() {
+		r.Drain(ctx, "moving house")
+		close(drained)
+	}()
+	receive(t, good.goodbyes, "goodbye")
+	if took := time.Since(begin); took > 500*time.Millisecond {
+		t.Errorf("the goodbye came after %v", took)
+	}
+	receive(t, drained, "end of the drain")
+	if took := time.Since(begin); took > 3*time.Second {
+		t.Errorf("the drain took %v", took)
+	}
+}
+
 // TestEntranceSaysGoodbye: an entrance that restarts is dialled again.
 func TestEntranceSaysGoodbye(t *testing.T) {
 	t.Parallel()

@@ -24,7 +24,7 @@ func (l *link) session(ctx context.Context) error {
 	l.s.mu.Unlock()
 	conn, err := wsconn.Dial(ctx, l.url, how)
 	if err != nil {
-		return err
+		return &dialError{err}
 	}
 	defer conn.Abort()
 	defer context.AfterFunc(ctx, conn.Abort)()

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/netip"
 	"sync"
@@ -54,6 +55,8 @@ type Door struct {
 	metrics metrics
 	lastID  atomic.Uint64
 
+	visitors visitors
+	long     places // long messages that are read
 	mu       sync.Mutex
 	sessions map[*Session]struct{}
 	networks map[netip.Prefix]int
@@ -74,6 +77,8 @@ const (
 	refusedCommand  = "unknown_command"
 	refusedTooLong  = "too_long"
 	refusedByPolicy = "refused"
+	refusedCrowd    = "too_many_visitors"
+	refusedLong     = "too_many_long_messages"
 )
 
 // New returns a door that is open.
@@ -84,12 +89,15 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer) *Door {
 		sessions: make(map[*Session]struct{}),
 		networks: make(map[netip.Prefix]int),
 		selves:   make(map[selfKey]*Self),
+		visitors: visitors{conns: make(map[net.Conn]bool)},
 	}
+	d.visitors.places.init(MaxVisitors, MaxVisitorsPerNetwork)
+	d.long.init(longMessages, longMessagesOfNet)
 	d.metrics.messages = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "dandelion_entrance_messages_total", Help: "Messages of peers by command.",
 	}, []string{"command"})
 	d.metrics.refused = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "dandelion_entrance_refused_total", Help: "Messages and connections that were refused, by reason.",
+		Name: "dandelion_entrance_refused_total", Help: "Messages and connections that were refused or cut off, by reason.",
 	}, []string{"reason"})
 	reg.MustRegister(d.metrics.messages, d.metrics.refused, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "dandelion_entrance_sessions", Help: "Websockets that are open.",

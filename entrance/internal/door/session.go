@@ -28,6 +28,12 @@ const (
 	messageBurst      = 100
 
 	keptBuffer = 64 << 10 // a longer message's buffer is not kept
+
+	// Of messages longer than this, only so many are read at a time: the 256 KB that each session
+	// may send would be 12 GB when all send them at once.
+	shortMessage      = 8 << 10
+	longMessages      = 1_024
+	longMessagesOfNet = 64 // of one public /24 or /48
 )
 
 // Session is the websocket of one peer. Its fields belong to the session's goroutine.
@@ -50,6 +56,9 @@ type Session struct {
 	kept        bool // KeepAlive was called
 	tokens      float32
 	refilled    int64 // unix nanoseconds
+	patience    *time.Timer
+	waits       atomic.Int32 // a waiting
+	cutOff      atomic.Bool  // patience ended
 }
 
 // Peer returns the ID that all messages of the session carry; not validated.
@@ -87,6 +96,7 @@ var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 // everything else is in handle.
 func (d *Door) serve(s *Session) {
 	conn := s.conn.Load()
+	d.beginWaiting(s)
 	for {
 		binary, r, err := conn.Next()
 		if !d.handle(s, binary, r, err) {
@@ -112,17 +122,23 @@ func (d *Door) handle(s *Session, binary bool, r io.Reader, err error) (goOn boo
 	}
 	var bye *goodbye
 	if errors.As(err, &bye) {
+		s.wait(forClose)
 		if s.OnEnd != nil {
 			s.OnEnd("it said goodbye: " + bye.reason)
 			s.OnEnd = nil
 		}
 		return true // until it closes
 	}
-	return err == nil
+	if err != nil {
+		return false
+	}
+	s.wait(forNext)
+	return true
 }
 
 // end is the last that happens to a session.
 func (d *Door) end(s *Session, err error) {
+	s.patience.Stop()
 	s.conn.Load().Abort()
 	d.release(s)
 	if s.OnEnd == nil || s.draining.Load() {
@@ -131,6 +147,8 @@ func (d *Door) end(s *Session, err error) {
 	why := "its connection was lost"
 	var timeout net.Error
 	switch {
+	case s.cutOff.Load():
+		why = patience[s.waits.Load()].why
 	case errors.Is(err, errRefused):
 		why = err.Error()
 	case wsconn.SaidGoodbye(err):
@@ -152,6 +170,7 @@ var errPanic = errors.New("a command panicked")
 // peer was told why.
 func (d *Door) read(s *Session, binary bool, r io.Reader) error {
 	s.slowDown()
+	s.wait(forRest)
 	buf := buffers.Get().(*bytes.Buffer)
 	defer func() {
 		if buf.Cap() <= keptBuffer {
@@ -162,10 +181,18 @@ func (d *Door) read(s *Session, binary bool, r io.Reader) error {
 	if binary {
 		return d.refuse(s, refusedFormat, wire.NewWrongFormat(s.Own, []byte("(binary)")))
 	}
-	if n, err := buf.ReadFrom(io.LimitReader(r, wire.MaxExchange+1)); err != nil {
+	if n, err := buf.ReadFrom(io.LimitReader(r, shortMessage)); err != nil {
 		return err
-	} else if n > wire.MaxExchange {
-		return d.refuse(s, refusedTooLong, s.errorReply(fmt.Sprintf("Your message is longer than %d bytes", wire.MaxExchange)))
+	} else if n == shortMessage {
+		if !d.long.enter(s.Remote) {
+			return d.refuse(s, refusedLong, s.errorReply("This entrance reads as many long messages as it can: try again in a moment"))
+		}
+		defer d.long.leave(s.Remote)
+		if n, err := buf.ReadFrom(io.LimitReader(r, wire.MaxExchange-shortMessage+1)); err != nil {
+			return err
+		} else if n > wire.MaxExchange-shortMessage {
+			return d.refuse(s, refusedTooLong, s.errorReply(fmt.Sprintf("Your message is longer than %d bytes", wire.MaxExchange)))
+		}
 	}
 	return d.answer(s, buf.Bytes())
 }

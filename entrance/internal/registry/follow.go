@@ -17,6 +17,7 @@ import (
 const (
 	fetchChunk   = 256              // hashes in one pipeline
 	ownInfoEvery = 10 * time.Second // OWN_INFO
+	lookTimeout  = 15 * time.Second // many round trips, each of which has its own deadline
 	maxDoomed    = 10_000
 )
 
@@ -87,7 +88,7 @@ func (r *Registry) sweep(now time.Time) {
 
 // look reads Redis' time, BOX_SET and ENTRANCE_URLS, and does what follows from them.
 func (r *Registry) look(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	doomed := r.follow.takeDoomed()
 	leases, err := r.read(ctx)
@@ -154,6 +155,8 @@ func (r *Registry) read(ctx context.Context) (map[id.BoxID]float64, error) {
 func (r *Registry) followOthers(ctx context.Context, leases map[id.BoxID]float64) error {
 	now := r.clock.at(time.Now())
 	var fetch []claim
+	var missing []id.BoxID
+	kept := 0
 	r.mu.Lock()
 	for box, score := range leases {
 		if b := r.boxes[box]; timeOf(score).After(now) && (b == nil || b.score != score) && r.mayFollow(b, box) {
@@ -161,11 +164,24 @@ func (r *Registry) followOthers(ctx context.Context, leases map[id.BoxID]float64
 		}
 	}
 	for _, b := range r.boxes {
-		if _, there := leases[b.ID]; !there && !b.Own {
+		_, there := leases[b.ID]
+		switch {
+		case !b.Own && !there:
 			r.lose(b, "another process of this entrance lost it")
+		case b.Own && there:
+			kept++
+		case b.Own && b.Persistent && !r.writer.busy(b.ID):
+			missing = append(missing, b.ID)
 		}
 	}
 	r.mu.Unlock()
+	if kept == 0 {
+		// Not one of ours is there: Redis was wiped. A single one may have moved to another process
+		// and left from there, before its old connection here was seen to be dead.
+		for _, box := range missing {
+			r.writer.add(box)
+		}
+	}
 	for chunk := range slices.Chunk(fetch, fetchChunk) {
 		if err := r.fetch(ctx, chunk); err != nil {
 			return err

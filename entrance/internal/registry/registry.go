@@ -227,6 +227,9 @@ func (r *Registry) End(box id.BoxID, session uint64, why string) {
 func (r *Registry) lose(b *Box, why string) {
 	r.unset(b.ID)
 	if b.Own {
+		if r.writer.crowded() {
+			r.writer.keep(func(box id.BoxID) bool { return r.boxes[box] != nil })
+		}
 		r.writer.add(b.ID)
 	}
 	left := *b

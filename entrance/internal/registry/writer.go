@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -28,103 +27,6 @@ const (
 	hashRefresh = hashLife / 2
 )
 
-// writer holds which boxes have changes that Redis does not have. What is written is read from
-// the index at the time of writing, so that waiting changes of one box become one, and what
-// waits is bounded by the number of boxes.
-type writer struct {
-	wake chan struct{}
-
-	mu       sync.Mutex
-	waiting  map[id.BoxID]bool
-	inFlight map[id.BoxID]bool
-	queue    []id.BoxID
-
-	leases map[id.BoxID]*lease // runWriter's alone
-}
-
-// lease is what this process wrote to Redis for a box.
-type lease struct {
-	written   float64 // the score that Redis confirmed; 0: none
-	attempted float64 // one that it may have; 0: none
-	hash      *Box    // what the hash says; nil: not known, all of it must be written
-	refreshed time.Time
-}
-
-func (w *writer) init() {
-	w.wake = make(chan struct{}, 1)
-	w.waiting = make(map[id.BoxID]bool)
-	w.inFlight = make(map[id.BoxID]bool)
-	w.leases = make(map[id.BoxID]*lease)
-}
-
-func (w *writer) add(box id.BoxID) {
-	w.mu.Lock()
-	if !w.waiting[box] {
-		w.waiting[box] = true
-		w.queue = append(w.queue, box)
-	}
-	// The goroutine is woken for the first of a batch and for a full one, not for each.
-	n := len(w.queue)
-	w.mu.Unlock()
-	if n == 1 || n == batchSize {
-		w.signal()
-	}
-}
-
-func (w *writer) signal() {
-	select {
-	case w.wake <- struct{}{}:
-	default:
-	}
-}
-
-// busy reports whether the box has changes that Redis may not have yet.
-func (w *writer) busy(box id.BoxID) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.waiting[box] || w.inFlight[box]
-}
-
-func (w *writer) count() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return len(w.waiting) + len(w.inFlight)
-}
-
-func (w *writer) queued() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return len(w.queue)
-}
-
-func (w *writer) take() []id.BoxID {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	n := min(len(w.queue), batchSize)
-	batch := append([]id.BoxID(nil), w.queue[:n]...)
-	if w.queue = w.queue[n:]; len(w.queue) == 0 {
-		w.queue = nil
-	}
-	for _, box := range batch {
-		delete(w.waiting, box)
-		w.inFlight[box] = true
-	}
-	return batch
-}
-
-// done ends a batch; what failed waits again.
-func (w *writer) done(failed []id.BoxID) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, box := range failed {
-		if !w.waiting[box] {
-			w.waiting[box] = true
-			w.queue = append(w.queue, box)
-		}
-	}
-	clear(w.inFlight)
-}
-
 // runWriter writes batches until ctx ends, and what is left then.
 func (r *Registry) runWriter(ctx context.Context) {
 	pause := time.Duration(0)
@@ -139,6 +41,7 @@ func (r *Registry) runWriter(ctx context.Context) {
 			r.gather(ctx, pause)
 			if failed := r.writeBatch(context.WithoutCancel(ctx)); failed {
 				pause = min(max(2*pause, firstPause), longestPause)
+				r.forgetLeases()
 			} else {
 				pause = 0
 			}
@@ -160,6 +63,20 @@ func (r *Registry) gather(ctx context.Context, pause time.Duration) {
 		case <-ctx.Done():
 			return
 		case <-r.writer.wake:
+		}
+	}
+}
+
+// forgetLeases forgets, when there are very many, what was written for boxes that have left.
+func (r *Registry) forgetLeases() {
+	if len(r.writer.leases) < r.writer.most {
+		return
+	}
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for box := range r.writer.leases {
+		if r.boxes[box] == nil {
+			delete(r.writer.leases, box)
 		}
 	}
 }
@@ -259,7 +176,8 @@ func (r *Registry) writeRenewed(ctx context.Context, boxes []*Box) (again []id.B
 }
 
 func (r *Registry) attempt(ctx context.Context, pipe redis.Pipeliner, b *Box, l *lease, now time.Time) attempt {
-	a := attempt{box: b, lease: l, expires: now.Sub(l.refreshed) > hashRefresh}
+	// A hash that is written as a whole may be new.
+	a := attempt{box: b, lease: l, expires: l.hash == nil || now.Sub(l.refreshed) > hashRefresh}
 	key := r.keys.Exchange(b.ID)
 	set := make([]any, 2, 96)
 	set[0], set[1] = "hset", key

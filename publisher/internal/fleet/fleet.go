@@ -29,7 +29,7 @@ const (
 	steadyInterval = 5 * time.Second // afterwards
 	answerTimeout  = 10 * time.Second
 	firstRetry     = 250 * time.Millisecond
-	lastRetry      = 15 * time.Second
+	lastRetry      = 5 * time.Second
 	sameEntrance   = 30 * time.Second // before an entrance that answers under two URLs is tried again under the second
 	forgetAfter    = 30 * time.Second // that no entrance offered a box
 	renewWithin    = 15 * time.Second // or the addresses that an entrance named for a box yield to another one's

@@ -150,7 +150,7 @@ func (p *Placement) pushBulk(ctx context.Context, m *member, f push.File, since 
 	start := time.Now()
 	_, err := m.link.Push(ctx, push.Bulk, f)
 	if err != nil {
-		p.failures.Add(1)
+		p.undelivered.add(reasonOf(err))
 	} else {
 		p.records.add(f, m.id, start, facts)
 	}

@@ -20,6 +20,7 @@ const (
 	maxWaiting        = 64      // live segments that wait for one box; beyond, the oldest goes elsewhere
 	pipelined         = 2       // pushes of a box under way at once: one is written while another waits for its answer
 	assumedThroughput = 0.625e6 // bytes/s of a box that was not measured, 5 Mbit/s
+	slowFor           = 30 * time.Second
 )
 
 // member is a box with a link. Its fields behind box are guarded by Placement.mu.
@@ -33,20 +34,30 @@ type member struct {
 	record  ranking.Record
 	failed  time.Time // the latest failure
 	down    time.Time // since when, while its link is down
-	queue   []*job    // by deadline
+	slow    time.Time // until then it counts as slower than viewers need
+	queue   []queued  // by deadline
 	waiting int64     // bytes queued or under way
+	doubts  doubts
+
+	pushing map[*job]bool // under way; false: another box was asked because this one fell silent
+	doubted chan id.Path  // asks for a probe
 
 	viewers viewerLoad // has its own lock
 }
 
+// queued is a job that waits for a box.
+type queued struct {
+	*job
+	since time.Time
+}
+
 // enqueue adds a job and returns the one that has to leave because too many wait.
-func (m *member) enqueue(j *job) (late *job) {
-	at, _ := slices.BinarySearchFunc(m.queue, j, func(a, b *job) int { return a.Deadline.Compare(b.Deadline) })
-	m.queue = slices.Insert(m.queue, at, j)
+func (m *member) enqueue(j *job, now time.Time) (late *job) {
+	at, _ := slices.BinarySearchFunc(m.queue, j, func(a queued, b *job) int { return a.Deadline.Compare(b.Deadline) })
+	m.queue = slices.Insert(m.queue, at, queued{j, now})
 	m.waiting += j.Size
 	if len(m.queue) > maxWaiting {
-		late = m.queue[0]
-		m.queue = m.queue[1:]
+		late = m.take(0)
 		m.waiting -= late.Size
 	}
 	select {
@@ -56,13 +67,51 @@ func (m *member) enqueue(j *job) (late *job) {
 	return late
 }
 
-func (m *member) empty() []*job {
-	waiting := m.queue
-	m.queue = nil
-	for _, j := range waiting {
+// take takes a job out of the queue.
+func (m *member) take(i int) *job {
+	j := m.queue[i].job
+	m.queue = slices.Delete(m.queue, i, i+1)
+	return j
+}
+
+// urgent returns where in the queue, which must have a job, the most urgent one is: of those that
+// no box holds yet, else of all, the one with the earliest deadline. So a further copy of a segment
+// does not delay the first copy of the next.
+func (m *member) urgent() int {
+	return max(slices.IndexFunc(m.queue, func(q queued) bool { return q.copies == 0 }), 0)
+}
+
+// late takes the jobs out of the queue that waited for as long as a push may take.
+func (m *member) late(now time.Time) []*job {
+	var late []*job
+	for i := 0; i < len(m.queue); {
+		if q := m.queue[i]; now.Sub(q.since) < pushWithin(q.job) {
+			i++
+			continue
+		}
+		j := m.take(i)
 		m.waiting -= j.Size
+		late = append(late, j)
+	}
+	return late
+}
+
+func (m *member) empty() []*job {
+	var waiting []*job
+	for len(m.queue) > 0 {
+		j := m.take(0)
+		m.waiting -= j.Size
+		waiting = append(waiting, j)
 	}
 	return waiting
+}
+
+// pace notes whether the box takes segments much faster than they play: viewers are better off
+// with another one else.
+func (m *member) pace(plays, took time.Duration, err error) {
+	if errors.Is(err, errTooSlow) || err == nil && took > plays/2 {
+		m.slow = time.Now().Add(slowFor)
+	}
 }
 
 // note takes the outcome of a push into the box's record.
@@ -80,6 +129,7 @@ func (m *member) note(size int64, took time.Duration, err error) {
 func (m *member) ranking() ranking.Box {
 	b := rankingBox(m.box, m.record)
 	b.Down = !m.link.Up()
+	b.Deaf = m.doubts.deaf
 	b.Paused = m.record.Pause() - time.Since(m.failed)
 	throughput := m.record.Throughput
 	if throughput == 0 {
@@ -123,8 +173,8 @@ func (p *Placement) next(ctx context.Context, m *member) *job {
 	for {
 		p.mu.Lock()
 		if len(m.queue) > 0 {
-			j := m.queue[0]
-			m.queue = m.queue[1:]
+			j := m.take(m.urgent())
+			m.pushing[j] = true
 			p.mu.Unlock()
 			return j
 		}
@@ -138,13 +188,16 @@ func (p *Placement) next(ctx context.Context, m *member) *job {
 }
 
 func (p *Placement) push(ctx context.Context, m *member, j *job) {
-	limit := min(max(2*j.Duration, leastPush), mostPush, time.Until(j.Expires))
+	limit := min(pushWithin(j), time.Until(j.Expires))
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, errTooSlow)
 	defer cancel()
 	start, file := time.Now(), liveFile(j.Live)
 	_, err := m.link.Push(ctx, push.Live, file)
 	p.finished(m, j, file, start, err)
 }
+
+// pushWithin is how long a live segment may wait for a box, and then its push take.
+func pushWithin(j *job) time.Duration { return min(max(2*j.Duration, leastPush), mostPush) }
 
 func liveFile(s Live) push.File {
 	return push.File{

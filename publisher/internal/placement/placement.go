@@ -9,6 +9,7 @@ package placement
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -75,11 +76,12 @@ type Placement struct {
 	resting map[id.Path]time.Time // segments whose own file could not be read, until when they are left alone
 	rng     *rand.Rand
 
-	repair   chan struct{}
-	placed   atomic.Int64 // segments with a first copy
-	sentGone atomic.Int64 // bytes over links that ended
-	failures atomic.Int64
-	dropped  atomic.Int64
+	repair  chan struct{}
+	drained chan struct{} // closed when no live push is left, once Drain waits for it; nil before
+
+	placed      atomic.Int64 // segments with a first copy
+	sentGone    atomic.Int64 // bytes over links that ended
+	undelivered tally
 }
 
 var errTooSlow = errors.New("the box took longer than the segment may wait")
@@ -89,6 +91,7 @@ type job struct {
 	Live
 	tried  map[id.BoxID]bool // asked, holding or failed
 	flying int               // pushes queued or under way
+	copies int               // made by this job
 }
 
 // New returns a placement that has no boxes until Run.
@@ -126,7 +129,26 @@ func (p *Placement) Run(ctx context.Context) error {
 		case <-p.repair:
 		case <-ticker.C:
 			p.records.sweep(time.Now())
+			p.unblock(time.Now())
 		}
+	}
+}
+
+// Drain waits until the live pushes that are queued or under way have come to an end, or ctx has.
+// No further segment is placed.
+func (p *Placement) Drain(ctx context.Context) error {
+	p.mu.Lock()
+	drained := make(chan struct{})
+	p.drained = drained
+	if len(p.jobs) == 0 {
+		close(drained)
+	}
+	p.mu.Unlock()
+	select {
+	case <-drained:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("segments were still on their way to boxes: %w", context.Cause(ctx))
 	}
 }
 
@@ -202,12 +224,16 @@ func (p *Placement) newcomers(known map[id.BoxID]fleet.Box) []fleet.Box {
 
 func (p *Placement) join(ctx context.Context, group *sync.WaitGroup, b fleet.Box) *member {
 	ctx, cancel := context.WithCancel(ctx)
-	m := &member{id: b.ID, box: b, cancel: cancel, wake: make(chan struct{}, 1), down: time.Now()}
+	m := &member{
+		id: b.ID, box: b, cancel: cancel, wake: make(chan struct{}, 1), down: time.Now(),
+		pushing: map[*job]bool{}, doubted: make(chan id.Path, 1),
+	}
 	target := push.Target{Box: b.ID, ConnectWS: b.Exchange.ConnectWS, Least: b.Least}
 	m.link = push.NewLink(target, p.cfg.Own, push.Events{
 		Holds: func(have []wire.HaveFile) { p.records.replaceHoldings(b.ID, have) },
 		Up: func(have []wire.HaveFile) {
 			p.log.Info("a box is up", "box", b.ID, "address", b.EdgeBase, "holds", len(have), "acknowledges", !m.link.Old())
+			m.doubt("")
 			p.wakeRepair()
 		},
 		Down: func(reason string) {
@@ -218,6 +244,7 @@ func (p *Placement) join(ctx context.Context, group *sync.WaitGroup, b fleet.Box
 	}, p.log)
 	group.Go(func() { m.link.Run(ctx) })
 	group.Go(func() { p.work(ctx, m) })
+	group.Go(func() { p.probe(ctx, m, b.Least) })
 	return m
 }
 
@@ -237,7 +264,7 @@ func (p *Placement) Place(s Live) {
 }
 
 func (p *Placement) place(s Live) {
-	if p.jobs[s.Path] != nil {
+	if p.jobs[s.Path] != nil || p.drained != nil {
 		return
 	}
 	j := &job{Live: s, tried: map[id.BoxID]bool{}}
@@ -256,15 +283,42 @@ func (p *Placement) assign(j *job, n int) {
 		for _, box := range ranking.Choose(p.ranked(), n, j.tried, p.rng) {
 			j.tried[box] = true
 			j.flying++
-			if late := p.members[box].enqueue(j); late != nil {
-				p.dropped.Add(1)
-				p.log.Debug("a box is too slow: its oldest waiting segment goes elsewhere", "box", box, "path", late.Path)
-				late.flying--
-				p.assign(late, 1)
+			if late := p.members[box].enqueue(j, time.Now()); late != nil {
+				p.elsewhere(late, ReasonOverflow)
 			}
 		}
 	}
 	p.settle(j)
+}
+
+// elsewhere gives a job that waited for a box to another one.
+func (p *Placement) elsewhere(j *job, why Reason) {
+	p.undelivered.add(why)
+	j.flying--
+	p.assign(j, 1)
+}
+
+// unblock gives what boxes are too slow for, or do not answer about, to others: the oldest
+// segments that wait for a box leave it first.
+func (p *Placement) unblock(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, m := range p.members {
+		for _, j := range m.late(now) {
+			p.log.Debug("a box is too slow: its oldest waiting segment goes elsewhere", "box", m.id, "path", j.Path)
+			p.elsewhere(j, ReasonLate)
+		}
+		if m.link.Up() {
+			continue
+		}
+		p.release(m)
+		for j := range m.pushing { // the box has fallen silent in the middle: another one is asked beside it
+			m.pushing[j] = false
+			if j.copies == 0 {
+				p.assign(j, 1)
+			}
+		}
+	}
 }
 
 // replace places the segments of the window that too few boxes hold, newest first.
@@ -285,11 +339,11 @@ func (p *Placement) replace() {
 	}
 }
 
-// copies counts the boxes that hold the segment and are up.
+// copies counts the boxes that hold the segment and can serve it.
 func (p *Placement) copies(s Live) int {
 	n := 0
 	for _, box := range p.records.holders(s.Path, s.Digest) {
-		if m := p.members[box]; m != nil && m.link.Up() {
+		if m := p.members[box]; m != nil && m.link.Up() && !m.doubts.deaf {
 			n++
 		}
 	}
@@ -308,17 +362,27 @@ func (p *Placement) ranked() []ranking.Ranked {
 // finished notes how a push ended and moves the job on.
 func (p *Placement) finished(m *member, j *job, file push.File, start time.Time, err error) {
 	first := err == nil && p.records.add(file, m.id, start, taskFacts{})
+	took := time.Since(start)
 	p.mu.Lock()
-	m.note(j.Size, time.Since(start), err)
+	m.note(j.Size, took, err)
+	m.pace(j.Duration, took, err)
+	silent := !m.pushing[j]
+	delete(m.pushing, j)
 	j.flying--
+	if err != nil {
+		p.undelivered.add(reasonOf(err))
+	}
 	switch {
 	case err == nil:
+		j.copies++
 		p.settle(j)
 	case errors.Is(err, push.ErrSource):
 		p.resting[j.Path] = time.Now().Add(sourceRest)
 		p.settle(j)
+	case silent && j.copies == 0: // another box was asked beside it
+		p.settle(j)
+		p.release(m)
 	default:
-		p.failures.Add(1)
 		p.assign(j, 1)
 		p.release(m) // the box is left alone for a while: what waits for it does not
 	}
@@ -340,6 +404,13 @@ func (p *Placement) finished(m *member, j *job, file push.File, start time.Time,
 func (p *Placement) settle(j *job) {
 	if j.flying == 0 {
 		delete(p.jobs, j.Path)
+		if p.drained != nil && len(p.jobs) == 0 {
+			select {
+			case <-p.drained:
+			default:
+				close(p.drained)
+			}
+		}
 	}
 }
 
@@ -353,8 +424,7 @@ func (p *Placement) abandon(m *member) {
 
 func (p *Placement) release(m *member) {
 	for _, j := range m.empty() {
-		j.flying--
-		p.assign(j, 1)
+		p.elsewhere(j, ReasonFailing)
 	}
 }
 
@@ -399,15 +469,14 @@ func (p *Placement) up() map[id.BoxID]bool {
 
 // Totals counts since the start.
 type Totals struct {
-	Placed   int64 `json:"segments_placed"`  // segments with a first copy
-	Sent     int64 `json:"placing_bytes"`    // content bytes sent to boxes, failed attempts included
-	Failures int64 `json:"failed_pushes"`    // pushes that failed or were refused
-	Dropped  int64 `json:"dropped_segments"` // segments that left a slow box's queue for another box
+	Placed      int64            `json:"segments_placed"` // segments with a first copy
+	Sent        int64            `json:"placing_bytes"`   // content bytes sent to boxes, failed attempts included
+	Undelivered map[Reason]int64 `json:"undelivered"`     // files that a chosen box did not get
 }
 
 // Totals returns what was done since the start.
 func (p *Placement) Totals() Totals {
-	t := Totals{Placed: p.placed.Load(), Sent: p.sentGone.Load(), Failures: p.failures.Load(), Dropped: p.dropped.Load()}
+	t := Totals{Placed: p.placed.Load(), Sent: p.sentGone.Load(), Undelivered: p.undelivered.all()}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, m := range p.members {

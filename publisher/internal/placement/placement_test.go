@@ -40,6 +40,9 @@ type rig struct {
 	dir   string
 	redis *miniredis.Miniredis
 
+	edge  atomic.Int32 // status with which boxes answer viewers, 200 at first
+	looks atomic.Int32 // requests of viewers, or of who does as they do
+
 	mu      sync.Mutex
 	boxes   []fleet.Box
 	window  []Live
@@ -60,6 +63,7 @@ func newRig(t *testing.T) *rig {
 	r := &rig{t: t, dir: t.TempDir(), redis: miniredis.RunT(t), changed: make(chan struct{}, 1)}
 	client := redis.NewClient(&redis.Options{Addr: r.redis.Addr(), MaxRetries: -1})
 	t.Cleanup(func() { client.Close() })
+	r.edge.Store(http.StatusOK)
 	r.Placement = New(Config{
 		Own: push.Own{ID: testPublisher}, MaxBoxes: 10, Fleet: r, Redis: client, Log: slog.New(slog.DiscardHandler),
 		Window: func() []Live {
@@ -82,6 +86,11 @@ func (r *rig) box(n int, have []wire.HaveFile, answer func(h wire.FileHeader) an
 	box := id.BoxID(fmt.Sprintf("box-%032x", n))
 	peer := wire.Peer{ID: string(box), IP: "127.0.0.1", Port: "1", Type: wire.TypeBox}
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.Method == http.MethodHead {
+			r.looks.Add(1)
+			w.WriteHeader(int(r.edge.Load()))
+			return
+		}
 		c, err := wsconn.Accept(w, req, netaddr.Addr(nil))
 		if err != nil {
 			return
@@ -307,7 +316,7 @@ func TestQueueOfASlowBoxOverflows(t *testing.T) {
 	for i := range 20 {
 		r.Place(r.segment(1000+i, 2))
 	}
-	r.await("overflow", func() bool { return r.Totals().Dropped > 0 && stored.Load() >= 20 })
+	r.await("overflow", func() bool { return r.Totals().Undelivered[ReasonOverflow] > 0 && stored.Load() >= 20 })
 	r.stop()
 	r.await("all settled", r.idle)
 }

@@ -382,3 +382,14 @@ type RecordTotals struct {
 func (r *Records) Totals() RecordTotals {
 	return RecordTotals{r.forgotten.Load(), r.aged.Load(), r.unwritten.Load(), r.contradicted.Load()}
 }
+
+// lacks notes that a box does not hold a file.
+func (r *Records) lacks(box id.BoxID, path id.Path) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if f := r.files[path]; f != nil {
+		f.holders = slices.DeleteFunc(f.holders, func(h holding) bool { return h.box == box })
+		r.soil(path)
+		r.succeed(path, f)
+	}
+}

@@ -14,8 +14,9 @@ import (
 // Times of a link.
 const (
 	firstRetry  = 250 * time.Millisecond
-	lastRetry   = 15 * time.Second
+	lastRetry   = 3 * time.Second  // a box that is back is used again soon; one that no entrance names is given up
 	steadyAfter = 10 * time.Second // a session this old makes the next retry quick again
+	openWithin  = 5 * time.Second  // for a session, or the next attempt
 	bulkIdle    = 30 * time.Second
 )
 
@@ -35,7 +36,8 @@ type Events struct {
 	Holds func(have []wire.HaveFile)
 	// Up: a session was accepted; have is what the box says it holds (nil from an old box).
 	Up func(have []wire.HaveFile)
-	// Down: the session ended, or the box announced that it leaves.
+	// Down: the session ended, or the box announced that it leaves. A session that this side broke
+	// off is opened again without it.
 	Down func(reason string)
 }
 
@@ -48,8 +50,9 @@ type Link struct {
 	log    *slog.Logger
 
 	mu       sync.Mutex
-	live     *Session // nil while down
-	leaving  bool     // the box said goodbye
+	live     *Session  // nil while there is none
+	leaving  bool      // the box said goodbye
+	reopen   time.Time // until then a session that this side broke off is opened again, and the box counts as up
 	bulk     *Session
 	bulkUse  int
 	bulkEnd  *time.Timer
@@ -66,11 +69,18 @@ func NewLink(t Target, own Own, events Events, log *slog.Logger) *Link {
 // Target returns what the link dials.
 func (l *Link) Target() Target { return l.target }
 
-// Up reports whether files can be pushed now.
+// Up reports whether the box is there: it has a session and gave a sign of life of late. A box
+// that nobody unplugged may fall silent for a moment; it is up again with its next ping.
 func (l *Link) Up() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.live != nil && !l.leaving
+	switch {
+	case l.leaving:
+		return false
+	case l.live == nil:
+		return time.Now().Before(l.reopen)
+	}
+	return l.live.Old() || l.live.conn.Unheard() < wire.DoubtAfter
 }
 
 // Old reports whether the box speaks the old protocol. It is only known while the link is up.
@@ -104,6 +114,9 @@ func (l *Link) Run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		if errors.Is(err, errBrokenOff) {
+			continue
+		}
 		if time.Since(opened) > steadyAfter {
 			retry.Reset()
 			said = ""
@@ -118,23 +131,29 @@ func (l *Link) Run(ctx context.Context) {
 	}
 }
 
+// errBrokenOff is why a session ended that this side broke off: a file took too long. The box is
+// as well as it was a moment ago.
+var errBrokenOff = errors.New("a file was given up in the middle")
+
+// session opens a session and keeps it until it ends. The error says why.
 func (l *Link) session(ctx context.Context) error {
-	s, err := Open(ctx, l.target, l.own, l.left)
-	if err != nil {
-		return err
-	}
-	have, err := s.Have(ctx)
-	if err != nil {
-		s.conn.Abort()
-		return err
-	}
-	if l.events.Holds != nil && !s.Old() {
-		l.events.Holds(have)
-	}
+	s, have, err := l.open(ctx)
 	l.mu.Lock()
-	l.live, l.leaving = s, false
+	again := !l.reopen.IsZero()
+	l.reopen = time.Time{}
+	if err == nil {
+		l.live, l.leaving = s, false
+	}
 	l.mu.Unlock()
-	l.events.Up(have)
+	switch {
+	case err == nil:
+		l.events.Up(have)
+	case again:
+		l.events.Down(err.Error())
+		return err
+	default:
+		return err
+	}
 
 	select {
 	case <-s.Done():
@@ -146,9 +165,34 @@ func (l *Link) session(ctx context.Context) error {
 	l.mu.Lock()
 	l.live = nil
 	l.sentGone += s.Sent()
+	brokenOff := s.conn.GaveUp() && ctx.Err() == nil && !l.leaving && s.conn.Unheard() < wire.DoubtAfter
+	if brokenOff {
+		l.reopen = time.Now().Add(wire.DoubtAfter - s.conn.Unheard())
+	}
 	l.mu.Unlock()
+	if brokenOff {
+		return errBrokenOff
+	}
 	l.events.Down(err.Error())
 	return err
+}
+
+func (l *Link) open(ctx context.Context) (*Session, []wire.HaveFile, error) {
+	open, cancel := context.WithTimeout(ctx, openWithin)
+	defer cancel()
+	s, err := Open(open, l.target, l.own, l.left)
+	if err != nil {
+		return nil, nil, err
+	}
+	have, err := s.Have(ctx)
+	if err != nil {
+		s.conn.Abort()
+		return nil, nil, err
+	}
+	if l.events.Holds != nil && !s.Old() {
+		l.events.Holds(have)
+	}
+	return s, have, nil
 }
 
 func (l *Link) left(g wire.Goodbye) {
@@ -162,10 +206,13 @@ func (l *Link) left(g wire.Goodbye) {
 // Push sends a file over the class's session; see Session.Push for the outcomes. While the
 // link is down it fails at once with an error that wraps ErrClosed.
 func (l *Link) Push(ctx context.Context, class Class, f File) (Receipt, error) {
+	if !l.Up() {
+		return Receipt{}, ErrClosed
+	}
 	l.mu.Lock()
-	live, leaving := l.live, l.leaving
+	live := l.live
 	l.mu.Unlock()
-	if live == nil || leaving {
+	if live == nil {
 		return Receipt{}, ErrClosed
 	}
 	if class == Live {

@@ -134,7 +134,7 @@ func (s *Session) greet(ctx context.Context, t Target, own Own) error {
 	}
 	s.features = wire.Ours().And(reply.Features)
 	if s.acks() {
-		s.conn.KeepAlive(wire.PingInterval, wire.SilenceLimit)
+		s.conn.KeepAlive(wire.SessionPing, wire.SilenceLimit)
 	} else {
 		s.conn.KeepAlive(wire.PingInterval, oldSilence)
 	}

@@ -24,6 +24,7 @@ type Box struct {
 
 	// What excludes it now.
 	Down     bool
+	Deaf     bool // it does not answer viewers
 	Draining bool
 	Paused   time.Duration // of its failure streak, still to go
 }

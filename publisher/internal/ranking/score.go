@@ -77,7 +77,9 @@ func excluded(b Box) string {
 	case b.Draining:
 		return "it announced that it leaves"
 	case b.Down:
-		return "no session with it"
+		return "no session with it, or no sign of life"
+	case b.Deaf:
+		return "it does not answer viewers"
 	case b.Paused > 0:
 		return "its last pushes failed"
 	}

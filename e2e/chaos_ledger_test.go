@@ -1,0 +1,224 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"dandelion/pkg/id"
+	"dandelion/pkg/playlist"
+)
+
+// ledger knows what boxes acknowledged. It is written from what the publisher tells viewers, and
+// compared with what each box then serves itself.
+type ledger struct {
+	t      *testing.T
+	fleet  *fleet
+	client *http.Client // asks boxes
+
+	mu      sync.Mutex
+	files   map[string]*ledgerFile
+	loads   int
+	failing error // the last failure to look, while the publisher is away
+}
+
+type ledgerFile struct {
+	path, digest string
+	size         int64
+	seen         time.Time
+	until        time.Time         // a box may forget it then; zero: never
+	copies       map[string]string // box by address to its own URL
+	recheck      bool              // holders may still come
+}
+
+// Of a live segment: how long boxes keep it, and how much older than its first sight in a playlist
+// it may be.
+const (
+	liveTTL   = time.Minute
+	lateSight = 15 * time.Second
+)
+
+func newLedger(t *testing.T, fleet *fleet, client *http.Client) *ledger {
+	return &ledger{t: t, fleet: fleet, client: client, files: map[string]*ledgerFile{}}
+}
+
+// add enters an uploaded file, which the publisher must know from now on.
+func (l *ledger) add(path, digest string, size int64, until time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.files[path] = &ledgerFile{path: path, digest: digest, size: size, seen: time.Now(), until: until, copies: map[string]string{}, recheck: true}
+}
+
+// keep looks once a second until ctx ends.
+func (l *ledger) keep(ctx context.Context) {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for {
+		err := l.look(ctx)
+		l.mu.Lock()
+		l.failing = err
+		if err == nil {
+			l.loads++
+		}
+		l.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// look enters the segments of the playlist, and where all recent files are.
+func (l *ledger) look(ctx context.Context) error {
+	index := l.fleet.index()
+	body, _, err := fetch(ctx, l.fleet.client, index)
+	if err != nil {
+		return err
+	}
+	media, _, err := playlist.Parse(body)
+	if err != nil || media == nil {
+		return fmt.Errorf("%s is no media playlist: %v", index, err)
+	}
+	base, err := url.Parse(index)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	l.mu.Lock()
+	for _, e := range media.Entries {
+		u, err := base.Parse(e.URI)
+		if err == nil && !e.Gap && l.files[u.Path] == nil {
+			l.files[u.Path] = &ledgerFile{path: u.Path, seen: now, until: now.Add(liveTTL - lateSight), copies: map[string]string{}, recheck: true}
+		}
+	}
+	var recent []string
+	for path, f := range l.files {
+		if f.recheck {
+			recent = append(recent, path)
+		}
+	}
+	l.mu.Unlock()
+	for _, path := range recent {
+		if err := l.locate(ctx, path); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+// locate enters where the publisher sends viewers of a file: to boxes that acknowledged it.
+func (l *ledger) locate(ctx context.Context, path string) error {
+	told, err := fetchJSON[located](ctx, l.fleet.client, l.fleet.publisher.url()+"/api/v1/locate?path="+url.QueryEscape(path))
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f := l.files[path]
+	if f.digest == "" {
+		f.digest, f.size = told.Digest, told.Size
+	} else if told.Digest != f.digest || told.Size != f.size {
+		l.t.Errorf("%s has digest %s and %d bytes, and was acknowledged with %s and %d", path, told.Digest, told.Size, f.digest, f.size)
+	}
+	for _, text := range told.URLs {
+		if u, err := url.Parse(text); err == nil && l.fleet.box(u.Host) != nil {
+			f.copies[u.Host] = text
+		}
+	}
+	if !f.until.IsZero() && time.Since(f.seen) > lateSight {
+		f.recheck = false
+	}
+	return nil
+}
+
+// ledgerCopy is a file at a box.
+type ledgerCopy struct {
+	ledgerFile
+	box, url string
+}
+
+// copies returns what a box must still have at a time; "": of all boxes.
+func (l *ledger) copies(box string, at time.Time) []ledgerCopy {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var list []ledgerCopy
+	for _, f := range l.files {
+		if !f.until.IsZero() && f.until.Before(at) {
+			continue
+		}
+		for holder, u := range f.copies {
+			if box == "" || box == holder {
+				list = append(list, ledgerCopy{*f, holder, u})
+			}
+		}
+	}
+	slices.SortFunc(list, func(a, b ledgerCopy) int { return a.until.Compare(b.until) })
+	return list
+}
+
+// Outcomes of a comparison.
+type comparison struct {
+	compared, lost, corrupt int
+	what                    []string // the first few that are wrong
+}
+
+func (c *comparison) add(other comparison) {
+	c.compared += other.compared
+	c.lost += other.lost
+	c.corrupt += other.corrupt
+	c.what = append(c.what, other.what...)
+}
+
+// compareWithin is how long all copies of a box may take to be fetched.
+const compareWithin = 8 * time.Second
+
+// compare fetches from a box itself what it acknowledged and must still have.
+func (l *ledger) compare(box string) comparison {
+	var c comparison
+	began := time.Now()
+	for _, f := range l.copies(box, began.Add(compareWithin)) {
+		if !f.until.IsZero() && time.Now().After(f.until) {
+			continue // the machine is slow
+		}
+		wrong, corrupt := l.fetchCopy(f)
+		c.compared++
+		if wrong == nil {
+			continue
+		}
+		if corrupt {
+			c.corrupt++
+		} else {
+			c.lost++
+		}
+		c.what = append(c.what, fmt.Sprintf("%s: %v", f.url, wrong))
+	}
+	return c
+}
+
+// fetchCopy returns what is wrong with a copy, and whether other bytes came. A line that loses
+// packets gets three chances.
+func (l *ledger) fetchCopy(f ledgerCopy) (wrong error, corrupt bool) {
+	for range 3 {
+		body, _, err := fetch(l.t.Context(), l.client, f.url)
+		if status := (*statusError)(nil); errors.As(err, &status) && status.status != http.StatusServiceUnavailable {
+			return err, false
+		}
+		if err == nil {
+			if got := id.DigestOf(body).String(); got != f.digest || int64(len(body)) != f.size {
+				return fmt.Errorf("digest %s and %d bytes, acknowledged were %s and %d", got, len(body), f.digest, f.size), true
+			}
+			return nil, false
+		}
+		wrong = err
+	}
+	return wrong, false
+}

@@ -1,0 +1,69 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"testing"
+	"time"
+)
+
+// TestChaosInternet: lines delay, cut and slow down what passes, and only that.
+func TestChaosInternet(t *testing.T) {
+	t.Parallel()
+	network, err := newInternet(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := network.join(1, 30*time.Millisecond, 0, 0, 1)
+	if err != nil {
+		fmt.Println("NOT RUN: TestChaosInternet:", err)
+		return
+	}
+	viewer, err := network.join(2, 20*time.Millisecond, 0, 0, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var listener net.Listener
+	server.enter(func() { listener, err = net.Listen("tcp", server.ip+":0") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	site := &httptest.Server{Listener: listener, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, r.RemoteAddr+" ")
+		_, _ = w.Write(make([]byte, 50_000))
+	})}}
+	site.Start()
+	t.Cleanup(site.Close)
+	ask := func(limit time.Duration) (string, time.Duration, error) {
+		began := time.Now()
+		body, _, err := fetch(t.Context(), viewer.client(limit), "http://"+listener.Addr().String())
+		return string(body[:min(len(body), 30)]), time.Since(began), err
+	}
+
+	from, took, err := ask(soon)
+	if host, _, _ := net.SplitHostPort(from); err != nil || host != viewer.ip {
+		t.Fatalf("from %s: %v", from, err)
+	}
+	if took < 200*time.Millisecond { // two round trips of 100 ms
+		t.Errorf("took %v, want 200 ms", took)
+	}
+	server.line.setCut(true)
+	if _, _, err := ask(time.Second); !errors.Is(err, os.ErrDeadlineExceeded) && !os.IsTimeout(err) {
+		t.Errorf("of a cut line: %v, want silence", err)
+	}
+	server.line.setCut(false)
+	server.line.setRate(400e3)
+	if _, took, err := ask(soon); err != nil || took < time.Second {
+		t.Errorf("50 kB at 400 kbit/s took %v (%v), want 1 s", took, err)
+	}
+	if _, err := net.DialTimeout("tcp", listener.Addr().String(), 100*time.Millisecond); err == nil {
+		t.Error("the test's own network reaches the place")
+	}
+}

@@ -1,0 +1,150 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"dandelion/pkg/watch"
+)
+
+// injected is a fault as it happened.
+type injected struct {
+	injection
+	who      string // host:port of what was broken
+	from     time.Time
+	healed   time.Time
+	unproven error // why it may not have taken effect
+	note     string
+	comparison
+}
+
+// How long behind a fault its consequences are looked for. A viewer has a few seconds in its
+// buffer, so that a stall comes late.
+const (
+	stallsFor    = 8 * time.Second
+	failoversFor = 2 * time.Second
+	resumeWithin = 3 * time.Second
+)
+
+func (in *injected) near(at time.Time, before, behind time.Duration) bool {
+	return !at.Before(in.from.Add(-before)) && at.Before(in.healed.Add(behind))
+}
+
+// causesStall: it began while the fault lasted or soon after.
+func (in *injected) causesStall(e seenEvent) bool {
+	return e.Event.Event == watch.EventStall && in.near(e.Time, 0, stallsFor)
+}
+
+// causesFailover: a load from what was broken failed. Its beginning may lie before the fault.
+func (in *injected) causesFailover(e seenEvent) bool {
+	return e.Event.Event == watch.EventFailover && in.who != "" && e.From == in.who && in.near(e.Time, failoversFor, failoversFor)
+}
+
+func (in *injected) causesMissed(e seenEvent) bool {
+	return e.Event.Event == watch.EventMissed && in.near(e.Time, failoversFor, stallsFor)
+}
+
+// outcome is what all faults of a kind, or of any, did to the viewers of a policy.
+type outcome struct {
+	times     int
+	viewers   int
+	stalled   map[int]bool
+	failovers []float64 // seconds, sorted
+	missed    int
+	comparison
+}
+
+func (o outcome) without() int { return o.viewers - len(o.stalled) }
+
+func (o outcome) percentile(p float64) float64 {
+	if len(o.failovers) == 0 {
+		return 0
+	}
+	i := int(math.Ceil(p/100*float64(len(o.failovers)))) - 1
+	return o.failovers[max(i, 0)]
+}
+
+// attribute counts each event once for a kind of fault, however many of them it lies near.
+func outcomeOf(faults []*injected, events []seenEvent, policy string, viewers int, kinds ...string) outcome {
+	o := outcome{viewers: viewers, stalled: map[int]bool{}}
+	var mine []*injected
+	for _, in := range faults {
+		if slices.Contains(kinds, in.fault) {
+			mine = append(mine, in)
+			o.times++
+			o.comparison.add(in.comparison)
+		}
+	}
+	caused := func(by func(*injected, seenEvent) bool, e seenEvent) bool {
+		return slices.ContainsFunc(mine, func(in *injected) bool { return by(in, e) })
+	}
+	for _, e := range events {
+		if e.policy != policy {
+			continue
+		}
+		switch {
+		case caused((*injected).causesStall, e):
+			o.stalled[e.viewer] = true
+		case caused((*injected).causesFailover, e):
+			o.failovers = append(o.failovers, e.Seconds)
+		case caused((*injected).causesMissed, e):
+			o.missed++
+		}
+	}
+	slices.Sort(o.failovers)
+	return o
+}
+
+// stalledBesides returns the viewers of a policy who stalled, but for stalls that begin around a
+// kill of the publisher.
+func stalledBesides(faults []*injected, events []seenEvent, policy string) map[int]bool {
+	stalled := map[int]bool{}
+	for _, e := range events {
+		own := slices.ContainsFunc(faults, func(in *injected) bool { return in.fault == faultPublisher && in.causesStall(e) })
+		if e.policy == policy && e.Event.Event == watch.EventStall && !own {
+			stalled[e.viewer] = true
+		}
+	}
+	return stalled
+}
+
+// resumed returns how long after the publisher's restarts the last stall near one of them was over.
+func resumed(faults []*injected, events []seenEvent) time.Duration {
+	var longest time.Duration
+	for _, in := range faults {
+		for _, e := range events {
+			if in.fault == faultPublisher && in.causesStall(e) {
+				longest = max(longest, e.end().Sub(in.healed))
+			}
+		}
+	}
+	return longest
+}
+
+// table is the report as Markdown.
+func table(faults []*injected, events []seenEvent, viewers map[string]int) string {
+	var b strings.Builder
+	d, h := watch.Dandelion.Name, watch.HLSJS.Name
+	fmt.Fprintf(&b, "| fault | times | sessions without a stall | failovers | p50 | p95 | segments missed | acknowledged files lost | hls.js: sessions | failovers | p50 | p95 | missed |\n")
+	b.WriteString("|---|---|---|---|---|---|---|---|---|---|---|---|---|\n")
+	for _, kind := range faultNames {
+		o, other := outcomeOf(faults, events, d, viewers[d], kind), outcomeOf(faults, events, h, viewers[h], kind)
+		fmt.Fprintf(&b, "| %s | %d | %s | %s | %d | %d of %d | %s | %s | %d |\n", kind, o.times, sessions(o), spread(o), o.missed,
+			o.lost, o.compared, sessions(other), spread(other), other.missed)
+	}
+	return b.String()
+}
+
+func sessions(o outcome) string { return fmt.Sprintf("%d of %d", o.without(), o.viewers) }
+
+func spread(o outcome) string {
+	if len(o.failovers) == 0 {
+		return "0 | – | –"
+	}
+	return fmt.Sprintf("%d | %.0f ms | %.0f ms", len(o.failovers), 1000*o.percentile(50), 1000*o.percentile(95))
+}

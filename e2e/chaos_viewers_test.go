@@ -1,0 +1,89 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"dandelion/pkg/watch"
+)
+
+// crowd is viewers of one household and policy: a process of `dandelion watch`.
+type crowd struct {
+	*process
+	policy  string
+	size    int
+	events  string // file
+	summary watch.Summary
+}
+
+// seenEvent is an event of one of all viewers.
+type seenEvent struct {
+	watch.Event
+	policy string
+	viewer int // among all
+}
+
+func (e seenEvent) end() time.Time {
+	return e.Time.Add(time.Duration(e.Seconds * float64(time.Second)))
+}
+
+// startCrowd starts viewers; they leave with the test.
+func startCrowd(t *testing.T, at *place, dir, url, policy string, size int) *crowd {
+	t.Helper()
+	name := fmt.Sprintf("%d viewers (%s) at %s", size, policy, at.ip)
+	c := &crowd{policy: policy, size: size, events: filepath.Join(dir, fmt.Sprintf("events-%s-%s.jsonl", at.ip, policy))}
+	cmd := exec.Command(program("dandelion"), "watch", url, "--viewers", fmt.Sprint(size), "--policy", policy,
+		"--json", "--events", c.events, "--ramp", "2s")
+	cmd.Dir = dir
+	at.enter(func() { c.process = begin(t, name, cmd, nil) })
+	return c
+}
+
+// leave ends the viewers and reads what they saw.
+func (c *crowd) leave(t *testing.T) {
+	t.Helper()
+	c.signal(syscall.SIGINT)
+	if status := c.exit(t, leave); status != 0 {
+		t.Errorf("%s ended with status %d: %s", c.name, status, c.log.tail(5))
+	}
+	if err := json.Unmarshal([]byte(c.out.String()), &c.summary); err != nil {
+		t.Errorf("%s: %v in what they tell: %s", c.name, err, c.out.tail(5))
+	}
+}
+
+// allEvents reads what the viewers of all crowds noticed.
+func allEvents(t *testing.T, crowds []*crowd) []seenEvent {
+	t.Helper()
+	var list []seenEvent
+	first := 0
+	for _, c := range crowds {
+		file, err := os.Open(c.events)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		lines := bufio.NewScanner(file)
+		for lines.Scan() {
+			e := seenEvent{policy: c.policy}
+			if err := json.Unmarshal(lines.Bytes(), &e.Event); err != nil {
+				t.Fatalf("%s: %v in %s", c.events, err, lines.Text())
+			}
+			e.viewer = first + e.Viewer
+			list = append(list, e)
+		}
+		if err := lines.Err(); err != nil {
+			t.Fatalf("%s: %v", c.events, err)
+		}
+		first += c.size
+	}
+	return list
+}

@@ -1,0 +1,133 @@
+package placement
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"dandelion/pkg/id"
+	"dandelion/pkg/wire"
+	"dandelion/publisher/internal/stream"
+)
+
+func waitingJob(n int, now time.Time) *job {
+	return &job{Live: Live{Segment: stream.Segment{
+		Path: id.Path("/" + string(rune('a'+n))), Size: 10, Duration: 2 * time.Second, Deadline: now.Add(time.Duration(n) * time.Second),
+	}}}
+}
+
+// TestMostUrgentFirst: by deadline, but no further copy before a first one.
+func TestMostUrgentFirst(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_800_000_000, 0)
+	m := &member{wake: make(chan struct{}, 1)}
+	jobs := []*job{waitingJob(0, now), waitingJob(1, now), waitingJob(2, now), waitingJob(3, now)}
+	for _, n := range []int{2, 0, 3, 1} {
+		m.enqueue(jobs[n], now)
+	}
+	jobs[0].copies, jobs[1].copies = 1, 1 // elsewhere, meanwhile
+	var order []id.Path
+	for len(m.queue) > 0 {
+		order = append(order, m.take(m.urgent()).Path)
+	}
+	if want := []id.Path{"/c", "/d", "/a", "/b"}; !slices.Equal(order, want) {
+		t.Errorf("%v, want %v", order, want)
+	}
+}
+
+// TestTheOldestLeaveASlowBoxFirst: when too many wait, and when one waited for too long.
+func TestTheOldestLeaveASlowBoxFirst(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_800_000_000, 0)
+	m := &member{wake: make(chan struct{}, 1)}
+	for n := range maxWaiting {
+		if late := m.enqueue(waitingJob(n, now), now.Add(time.Duration(n)*time.Millisecond)); late != nil {
+			t.Fatalf("%s left with %d waiting", late.Path, n+1)
+		}
+	}
+	if late := m.enqueue(waitingJob(maxWaiting, now), now); late == nil || late.Path != "/a" || len(m.queue) != maxWaiting {
+		t.Errorf("%v left and %d wait", late, len(m.queue))
+	}
+	late := m.late(now.Add(4*time.Second + 10*time.Millisecond)) // 4 s are twice what a segment plays
+	if len(late) != 11 || late[0].Path != "/b" || len(m.queue) != maxWaiting-11 || m.waiting != int64(10*len(m.queue)) {
+		t.Errorf("%d left, %d wait with %d bytes", len(late), len(m.queue), m.waiting)
+	}
+}
+
+func TestPace(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		took time.Duration
+		err  error
+		slow bool
+	}{
+		"fast":       {900 * time.Millisecond, nil, false},
+		"slow":       {1100 * time.Millisecond, nil, true},
+		"given up":   {4 * time.Second, errTooSlow, true},
+		"refused":    {4 * time.Second, errNoBox, false},
+		"broken off": {time.Millisecond, errors.Join(errTooSlow), true},
+	} {
+		var m member
+		m.pace(2*time.Second, tt.took, tt.err)
+		if got := time.Now().Before(m.slow); got != tt.slow {
+			t.Errorf("%s: slow %v", name, got)
+		}
+	}
+}
+
+// TestDrain: what is on its way arrives, nothing new is begun, and the wait has an end.
+func TestDrain(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	arrived, answer := make(chan struct{}, 10), make(chan struct{})
+	r.box(1, nil, func(h wire.FileHeader) any {
+		arrived <- struct{}{}
+		<-answer
+		return stores(0)(h)
+	})
+	s := r.segment(1, 1)
+	r.Place(s)
+	<-arrived
+	short, cancel := context.WithCancelCause(t.Context())
+	cancel(errTooSlow)
+	if err := r.Drain(short); !errors.Is(err, errTooSlow) {
+		t.Errorf("did not wait: %v", err)
+	}
+	done := make(chan error)
+	go func() { done <- r.Drain(t.Context()) }()
+	later := r.segment(2, 1)
+	r.Place(later)
+	close(answer)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if r.copies1(s) != 1 || r.copies1(later) != 0 {
+		t.Errorf("%d copies of what was under way, %d of what came later", r.copies1(s), r.copies1(later))
+	}
+}
+
+// TestSilentBoxHoldsNothingUp: a segment on its way to a box that falls silent goes to another one
+// at once, and both count when both have it.
+func TestSilentBoxHoldsNothingUp(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	arrived, answer := make(chan struct{}, 1), make(chan struct{})
+	first := r.box(1, nil, func(h wire.FileHeader) any {
+		arrived <- struct{}{}
+		<-answer // its session reads nothing meanwhile: no pong
+		return stores(0)(h)
+	})
+	s := r.segment(1, 1)
+	s.Duration = 10 * time.Second // patience enough
+	r.Place(s)
+	<-arrived
+	r.box(2, nil, stores(0))
+	r.await("a copy elsewhere", func() bool { return r.copies1(s) == 1 })
+	if r.up()[first] {
+		t.Error("the box is not silent")
+	}
+	close(answer)
+	r.await("both hold it", func() bool { return r.copies1(s) == 2 && r.idle() })
+}
