@@ -6,7 +6,7 @@ LDFLAGS  := -s -w -X dandelion/pkg/config.version=$(shell git describe --always 
 DAEMONS  := ./entrance/cmd/run_entrance ./box/cmd/run_box ./publisher/cmd/run_publisher ./cmd/dandelion
 PAGE     := web/dist/index.html
 
-.PHONY: help build demo test check page unit e2e web deps bench fuzz cross clean
+.PHONY: help build demo test check page unit e2e chaos soak web deps bench fuzz cross clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -35,6 +35,12 @@ unit: ## all packages, with the race detector, each benchmark once
 
 e2e: deps web ## separate processes with the real encoder, player, Redis and browser
 	$(GO) test -tags e2e -count 1 -parallel 3 -timeout 15m -v ./e2e/...
+
+chaos: deps ## ten minutes of faults while 60 viewers watch, as root in network namespaces: prints a table; CHAOS_FOR, CHAOS_SEED, CHAOS_REPORT=file
+	CHAOS_FOR=$(or $(CHAOS_FOR),10m) $(GO) test -tags e2e -count 1 -timeout 0 -v -run '^TestChaos$$' ./e2e
+
+soak: ## ten minutes of 20 streams and 10 boxes that fail and return: nothing may grow (SOAK_FOR)
+	SOAK_FOR=$(or $(SOAK_FOR),10m) $(GO) test -run '^TestSoak$$' -count 1 -timeout 0 -v ./pkg/testfleet
 
 web: $(PAGE) ## the page with its player library, where npm is there
 

@@ -193,6 +193,7 @@ func (r *chaosRun) emptyBox(in *injected) error {
 	if free := int64(left.Bavail) * left.Bsize; err == nil && free > 1<<20 {
 		err = fmt.Errorf("the full disk had %d bytes free", free)
 	}
+	r.ledger.needsRoom(in.who)
 	in.note = fmt.Sprintf("%d files refused as full", r.fullRefusals(in.box)-r.refused[in.box])
 	return err
 }

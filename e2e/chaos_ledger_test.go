@@ -24,10 +24,9 @@ type ledger struct {
 	fleet  *fleet
 	client *http.Client // asks boxes
 
-	mu      sync.Mutex
-	files   map[string]*ledgerFile
-	loads   int
-	failing error // the last failure to look, while the publisher is away
+	mu    sync.Mutex
+	files map[string]*ledgerFile
+	loads int
 }
 
 type ledgerFile struct {
@@ -37,6 +36,8 @@ type ledgerFile struct {
 	until        time.Time         // a box may forget it then; zero: never
 	copies       map[string]string // box by address to its own URL
 	recheck      bool              // holders may still come
+	stays        bool              // until a box needs the room
+	gone         map[string]bool   // boxes that may have needed it, and have not shown since that they hold it
 }
 
 // Of a live segment: how long boxes keep it, and how much older than its first sight in a playlist
@@ -51,10 +52,36 @@ func newLedger(t *testing.T, fleet *fleet, client *http.Client) *ledger {
 }
 
 // add enters an uploaded file, which the publisher must know from now on.
+// until is zero for one that stays until a box needs the room.
 func (l *ledger) add(path, digest string, size int64, until time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.files[path] = &ledgerFile{path: path, digest: digest, size: size, seen: time.Now(), until: until, copies: map[string]string{}, recheck: true}
+	l.files[path] = &ledgerFile{
+		path: path, digest: digest, size: size, seen: time.Now(), until: until,
+		copies: map[string]string{}, gone: map[string]bool{}, recheck: true, stays: until.IsZero(),
+	}
+}
+
+// needsRoom forgives a box the files that stay until it needs the room: its disk was full.
+func (l *ledger) needsRoom(box string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, f := range l.files {
+		if _, held := f.copies[box]; held && f.stays {
+			f.gone[box] = true
+			delete(f.copies, box)
+		}
+	}
+}
+
+// settle enters what a copy turned out to be, so that one that is not there counts once.
+func (l *ledger) settle(c ledgerCopy, there bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f := l.files[c.path]
+	if f.gone[c.box] = !there; !there {
+		delete(f.copies, c.box)
+	}
 }
 
 // keep looks once a second until ctx ends.
@@ -64,7 +91,6 @@ func (l *ledger) keep(ctx context.Context) {
 	for {
 		err := l.look(ctx)
 		l.mu.Lock()
-		l.failing = err
 		if err == nil {
 			l.loads++
 		}
@@ -97,7 +123,10 @@ func (l *ledger) look(ctx context.Context) error {
 	for _, e := range media.Entries {
 		u, err := base.Parse(e.URI)
 		if err == nil && !e.Gap && l.files[u.Path] == nil {
-			l.files[u.Path] = &ledgerFile{path: u.Path, seen: now, until: now.Add(liveTTL - lateSight), copies: map[string]string{}, recheck: true}
+			l.files[u.Path] = &ledgerFile{
+				path: u.Path, seen: now, until: now.Add(liveTTL - lateSight),
+				copies: map[string]string{}, gone: map[string]bool{}, recheck: true,
+			}
 		}
 	}
 	var recent []string
@@ -143,7 +172,8 @@ func (l *ledger) locate(ctx context.Context, path string) error {
 // ledgerCopy is a file at a box.
 type ledgerCopy struct {
 	ledgerFile
-	box, url string
+	box, url  string
+	mayBeGone bool
 }
 
 // copies returns what a box must still have at a time; "": of all boxes.
@@ -157,7 +187,7 @@ func (l *ledger) copies(box string, at time.Time) []ledgerCopy {
 		}
 		for holder, u := range f.copies {
 			if box == "" || box == holder {
-				list = append(list, ledgerCopy{*f, holder, u})
+				list = append(list, ledgerCopy{*f, holder, u, f.gone[holder]})
 			}
 		}
 	}
@@ -165,16 +195,18 @@ func (l *ledger) copies(box string, at time.Time) []ledgerCopy {
 	return list
 }
 
-// Outcomes of a comparison.
+// comparison is how many copies were compared, and what was wrong with how many.
 type comparison struct {
 	compared, lost, corrupt int
-	what                    []string // the first few that are wrong
+	listed                  int      // gone as it may be, and viewers are still sent there
+	what                    []string // is wrong
 }
 
 func (c *comparison) add(other comparison) {
 	c.compared += other.compared
 	c.lost += other.lost
 	c.corrupt += other.corrupt
+	c.listed += other.listed
 	c.what = append(c.what, other.what...)
 }
 
@@ -184,22 +216,24 @@ const compareWithin = 8 * time.Second
 // compare fetches from a box itself what it acknowledged and must still have.
 func (l *ledger) compare(box string) comparison {
 	var c comparison
-	began := time.Now()
-	for _, f := range l.copies(box, began.Add(compareWithin)) {
+	for _, f := range l.copies(box, time.Now().Add(compareWithin)) {
 		if !f.until.IsZero() && time.Now().After(f.until) {
 			continue // the machine is slow
 		}
 		wrong, corrupt := l.fetchCopy(f)
 		c.compared++
-		if wrong == nil {
+		l.settle(f, wrong == nil)
+		switch {
+		case wrong == nil:
 			continue
-		}
-		if corrupt {
+		case corrupt:
 			c.corrupt++
-		} else {
+		case f.mayBeGone:
+			c.listed++
+		default:
 			c.lost++
 		}
-		c.what = append(c.what, fmt.Sprintf("%s: %v", f.url, wrong))
+		c.what = append(c.what, fmt.Sprintf("at %s: %v", time.Now().Format(time.TimeOnly), wrong))
 	}
 	return c
 }

@@ -92,7 +92,8 @@ func schedule(seed uint64, total time.Duration, boxes int) []injection {
 		add(faultKill, true, 2*time.Second, killed)
 	} else {
 		for at := killEvery; at < total; at += killEvery {
-			add(faultKill, true, at, killed)
+			// Not in step with the segments, or all kills would meet viewers at the same moment.
+			add(faultKill, true, at+time.Duration((random.Float64()-0.5)*float64(2*time.Second)), killed)
 		}
 	}
 	slices.SortStableFunc(list, func(a, b injection) int { return int(a.at - b.at) })

@@ -23,30 +23,40 @@ type injected struct {
 	comparison
 }
 
-// How long behind a fault its consequences are looked for. A viewer has a few seconds in its
-// buffer, so that a stall comes late.
+// How long behind its beginning and its end consequences of a fault are looked for. A viewer has a
+// few seconds in its buffer, so that a stall comes late.
 const (
-	stallsFor    = 8 * time.Second
+	stallsFor    = 8 * time.Second // from the beginning
+	stallsBehind = 2 * time.Second // from the end
 	failoversFor = 2 * time.Second
+	firstByte    = time.Second // a load that failed for want of it may have begun so much before the fault
 	resumeWithin = 3 * time.Second
 )
 
-func (in *injected) near(at time.Time, before, behind time.Duration) bool {
-	return !at.Before(in.from.Add(-before)) && at.Before(in.healed.Add(behind))
-}
-
 // causesStall: it began while the fault lasted or soon after.
 func (in *injected) causesStall(e seenEvent) bool {
-	return e.Event.Event == watch.EventStall && in.near(e.Time, 0, stallsFor)
+	until := in.from.Add(stallsFor)
+	if late := in.healed.Add(stallsBehind); late.After(until) {
+		until = late
+	}
+	return e.Event.Event == watch.EventStall && !e.Time.Before(in.from) && e.Time.Before(until)
 }
 
-// causesFailover: a load from what was broken failed. Its beginning may lie before the fault.
+// causesFailover: a load from what was broken failed. Who is killed answers with a reset at once,
+// so that silence which began before was that of the line.
 func (in *injected) causesFailover(e seenEvent) bool {
-	return e.Event.Event == watch.EventFailover && in.who != "" && e.From == in.who && in.near(e.Time, failoversFor, failoversFor)
+	if e.Event.Event != watch.EventFailover || in.who == "" || e.From != in.who || !e.Time.Before(in.healed.Add(failoversFor)) {
+		return false
+	}
+	if in.fault == faultKill && e.Cause == watch.CauseSilent {
+		return !e.Time.Before(in.from)
+	}
+	return !e.Time.Before(in.from.Add(-firstByte))
 }
 
 func (in *injected) causesMissed(e seenEvent) bool {
-	return e.Event.Event == watch.EventMissed && in.near(e.Time, failoversFor, stallsFor)
+	e.Event.Event = watch.EventStall
+	return in.causesStall(e)
 }
 
 // outcome is what all faults of a kind, or of any, did to the viewers of a policy.
@@ -69,7 +79,7 @@ func (o outcome) percentile(p float64) float64 {
 	return o.failovers[max(i, 0)]
 }
 
-// attribute counts each event once for a kind of fault, however many of them it lies near.
+// outcomeOf counts each event once for a kind of fault, however many of them it lies near.
 func outcomeOf(faults []*injected, events []seenEvent, policy string, viewers int, kinds ...string) outcome {
 	o := outcome{viewers: viewers, stalled: map[int]bool{}}
 	var mine []*injected
@@ -92,7 +102,7 @@ func outcomeOf(faults []*injected, events []seenEvent, policy string, viewers in
 			o.stalled[e.viewer] = true
 		case caused((*injected).causesFailover, e):
 			o.failovers = append(o.failovers, e.Seconds)
-		case caused((*injected).causesMissed, e):
+		case e.Event.Event == watch.EventMissed && caused((*injected).causesMissed, e):
 			o.missed++
 		}
 	}
@@ -111,6 +121,25 @@ func stalledBesides(faults []*injected, events []seenEvent, policy string) map[i
 		}
 	}
 	return stalled
+}
+
+// stalls lists the stalls, each with the faults that it lies near.
+func stalls(faults []*injected, events []seenEvent) []string {
+	var list []string
+	for _, e := range events {
+		if e.Event.Event != watch.EventStall {
+			continue
+		}
+		var near []string
+		for _, in := range faults {
+			if in.causesStall(e) {
+				near = append(near, fmt.Sprintf("%s %s %.1f s before", in.fault, in.who, e.Time.Sub(in.from).Seconds()))
+			}
+		}
+		list = append(list, fmt.Sprintf("%s viewer %d (%s) stalls for %.2f s: %s", e.Time.Format("15:04:05.000"), e.viewer, e.policy, e.Seconds, strings.Join(near, ", ")))
+	}
+	slices.Sort(list)
+	return list
 }
 
 // resumed returns how long after the publisher's restarts the last stall near one of them was over.

@@ -23,13 +23,15 @@ type crowd struct {
 	size    int
 	events  string // file
 	summary watch.Summary
+	left    time.Time
 }
 
 // seenEvent is an event of one of all viewers.
 type seenEvent struct {
 	watch.Event
 	policy string
-	viewer int // among all
+	viewer int       // among all
+	left   time.Time // when the viewer was asked to leave
 }
 
 func (e seenEvent) end() time.Time {
@@ -37,10 +39,10 @@ func (e seenEvent) end() time.Time {
 }
 
 // startCrowd starts viewers; they leave with the test.
-func startCrowd(t *testing.T, at *place, dir, url, policy string, size int) *crowd {
+func startCrowd(t *testing.T, at *place, number int, dir, url, policy string, size int) *crowd {
 	t.Helper()
-	name := fmt.Sprintf("%d viewers (%s) at %s", size, policy, at.ip)
-	c := &crowd{policy: policy, size: size, events: filepath.Join(dir, fmt.Sprintf("events-%s-%s.jsonl", at.ip, policy))}
+	name := fmt.Sprintf("%d viewers (%s) of household %d", size, policy, number)
+	c := &crowd{policy: policy, size: size, events: filepath.Join(dir, fmt.Sprintf("events-%d-%s.jsonl", number, policy))}
 	cmd := exec.Command(program("dandelion"), "watch", url, "--viewers", fmt.Sprint(size), "--policy", policy,
 		"--json", "--events", c.events, "--ramp", "2s")
 	cmd.Dir = dir
@@ -51,6 +53,7 @@ func startCrowd(t *testing.T, at *place, dir, url, policy string, size int) *cro
 // leave ends the viewers and reads what they saw.
 func (c *crowd) leave(t *testing.T) {
 	t.Helper()
+	c.left = time.Now()
 	c.signal(syscall.SIGINT)
 	if status := c.exit(t, leave); status != 0 {
 		t.Errorf("%s ended with status %d: %s", c.name, status, c.log.tail(5))
@@ -73,7 +76,7 @@ func allEvents(t *testing.T, crowds []*crowd) []seenEvent {
 		defer file.Close()
 		lines := bufio.NewScanner(file)
 		for lines.Scan() {
-			e := seenEvent{policy: c.policy}
+			e := seenEvent{policy: c.policy, left: c.left}
 			if err := json.Unmarshal(lines.Bytes(), &e.Event); err != nil {
 				t.Fatalf("%s: %v in %s", c.events, err, lines.Text())
 			}

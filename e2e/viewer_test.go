@@ -102,14 +102,19 @@ func judgeStalls(t *testing.T, who string, n int, length time.Duration) {
 	if n == 0 {
 		return
 	}
-	var recent float64
-	_, _ = fmt.Sscan(load(), &recent)
 	told := fmt.Sprintf("%s: %d stalls (together %v), and the load of the machine is %s on %d processors", who, n, length, load(), runtime.NumCPU())
-	if recent > float64(overload*runtime.NumCPU()) {
+	if overloaded() {
 		t.Log(told + ": not judged")
 		return
 	}
 	t.Error(told)
+}
+
+// overloaded reports whether stalls would be the machine's.
+func overloaded() bool {
+	var recent float64
+	_, _ = fmt.Sscan(load(), &recent)
+	return recent > float64(overload*runtime.NumCPU())
 }
 
 // load is how busy the machine was in the last minute, and in the last five.

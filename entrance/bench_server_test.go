@@ -2,6 +2,7 @@ package entrance
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -38,6 +39,9 @@ const (
 	roleVariable  = "DANDELION_TEST_SERVER" // entrance, reader or bare
 	redisVariable = "DANDELION_TEST_REDIS"
 	dirVariable   = "DANDELION_TEST_DIR"
+	// Optional ones.
+	listenVariable = "DANDELION_TEST_LISTEN"
+	leaseVariable  = "DANDELION_TEST_LEASE"
 )
 
 func TestMain(m *testing.M) {
@@ -64,7 +68,12 @@ func serveBenchmark(role string) error {
 	switch role {
 	case "entrance":
 		cfg := DefaultConfig()
-		cfg.Listen, cfg.DataDir = "127.0.0.1:0", os.Getenv(dirVariable)
+		cfg.Listen, cfg.DataDir = cmp.Or(os.Getenv(listenVariable), "127.0.0.1:0"), os.Getenv(dirVariable)
+		if lease := os.Getenv(leaseVariable); lease != "" {
+			if err := cfg.LeaseTTL.UnmarshalText([]byte(lease)); err != nil {
+				return err
+			}
+		}
 		e, err := New(context.Background(), cfg, state.Config{URL: os.Getenv(redisVariable)}, slog.New(slog.DiscardHandler))
 		if err != nil {
 			return err
@@ -155,16 +164,20 @@ var bareWrites = &sync.Pool{}
 
 // benchServer is such a process.
 type benchServer struct {
-	b     *testing.B
+	b     testing.TB
 	addr  string
 	stdin io.Writer
 	out   *bufio.Scanner
+	kill  func() // kill -9, and wait; a second call does nothing
 }
 
-func startBenchServer(b *testing.B, role, redisURL string) *benchServer {
+// startBenchServer starts a process. variables are name=value, and count more than those that are
+// made of role and redisURL.
+func startBenchServer(b testing.TB, role, redisURL string, variables ...string) *benchServer {
 	b.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), roleVariable+"="+role, redisVariable+"="+redisURL, dirVariable+"="+b.TempDir())
+	cmd.Env = append(cmd.Env, variables...)
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -177,12 +190,13 @@ func startBenchServer(b *testing.B, role, redisURL string) *benchServer {
 	if err := cmd.Start(); err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(func() {
+	kill := sync.OnceFunc(func() {
 		stdin.Close()
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	s := &benchServer{b: b, stdin: stdin, out: bufio.NewScanner(stdout)}
+	b.Cleanup(kill)
+	s := &benchServer{b: b, stdin: stdin, out: bufio.NewScanner(stdout), kill: kill}
 	s.addr = s.line()
 	return s
 }
@@ -211,7 +225,7 @@ type home struct {
 	nonces sync.Map // by the last part of their path
 }
 
-func newHome(b *testing.B) *home {
+func newHome(b testing.TB) *home {
 	h := &home{}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		nonce, ok := h.nonces.Load(r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:])

@@ -2,6 +2,7 @@ package entrance
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -118,6 +119,50 @@ func TestDialBackTakesLittle(t *testing.T) {
 	}
 	if followed {
 		t.Error("a redirect was followed")
+	}
+}
+
+// TestRequestsThatNeverEnd: connections that say nothing, or a byte of their request a second, are
+// closed within 10 s, and while a crowd of them is there a good box is served.
+func TestRequestsThatNeverEnd(t *testing.T) {
+	t.Parallel()
+	e := start(t, embedded, nil)
+	ends := make(chan time.Duration, 200)
+	begin := time.Now()
+	for i := range cap(ends) {
+		conn, err := net.Dial("tcp", e.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		go func() {
+			_, _ = io.Copy(io.Discard, conn)
+			ends <- time.Since(begin)
+		}()
+		if i%2 == 0 {
+			continue
+		}
+		go func() {
+			tick := time.NewTicker(time.Second)
+			defer tick.Stop()
+			for _, b := range []byte("GET /dandelion/ws/ HTTP/1.1\r\nHost: x\r\n") {
+				if _, err := conn.Write([]byte{b}); err != nil {
+					return
+				}
+				<-tick.C
+			}
+		}()
+	}
+	good := newBox(t, 1)
+	e.connect(good).alive()
+	e.offered(good, true, time.Second)
+	for range cap(ends) {
+		if took := <-ends; took > 15*time.Second { // five for a busy machine
+			t.Errorf("a connection was closed only after %v", took)
+		}
+	}
+	if _, offered := e.search()[string(good.id)]; !offered {
+		t.Error("the good box is not offered any more")
 	}
 }
 

@@ -212,6 +212,7 @@ func (p *Publisher) registerMetrics(r *prometheus.Registry) {
 		r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "dandelion", Subsystem: "publisher", Name: name, Help: help}, func() float64 { return float64(f()) }))
 	}
 	gauge("boxes_up", "Boxes that files can be pushed to now.", func() float64 { return float64(p.placement.Up()) })
+	gauge("connections", "Connections of viewers and of who uses the API.", func() float64 { all, _ := p.conns.Count(); return float64(all) })
 	gauge("records", "Files that boxes hold.", func() float64 { return float64(p.placement.Records().Count()) })
 	count("segments_placed_total", "Live segments with a first copy.", func() int64 { return p.placement.Totals().Placed })
 	count("placing_bytes_total", "Bytes of files sent to boxes, failed attempts included.", func() int64 { return p.placement.Totals().Sent })

@@ -10,11 +10,13 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"dandelion/pkg/config"
+	"dandelion/pkg/conns"
 	"dandelion/pkg/daemon"
 	"dandelion/pkg/debugweb"
 	"dandelion/pkg/front"
@@ -32,6 +34,7 @@ import (
 const (
 	queueWorkers = 4
 	drainLimit   = 5 * time.Second
+	mostConns    = 16_384 // of viewers; a web server in front multiplies that
 )
 
 // Publisher is one publisher.
@@ -52,6 +55,7 @@ type Publisher struct {
 	front     *front.Front
 	uploads   *uploads
 	server    *http.Server
+	conns     *conns.Limit
 }
 
 // New opens the publisher's data_dir, state and port; nothing runs before Run. ctx bounds the
@@ -93,6 +97,7 @@ func New(ctx context.Context, cfg Config, redis state.Config, log *slog.Logger) 
 	p.front = front.New(front.Config{
 		Content: content{p}, Publisher: p.id, PublicURL: cfg.PublicURL, TrustedProxies: cfg.TrustedProxies, Log: log,
 	})
+	p.conns = conns.New(conns.Config{Max: maxConns()})
 	p.server = p.newServer()
 	return p, nil
 }
@@ -159,14 +164,38 @@ func (p *Publisher) newServer() *http.Server {
 		{Name: "redis", Ready: func(ctx context.Context) error { return p.state.Ping(ctx).Err() }},
 	}})
 	mux.Handle("/", web.Handler())
-	return &http.Server{
-		Handler:           mux,
+	server := &http.Server{
+		Handler:           p.crowded(mux),
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       answerTimeout, // uploads allow themselves more
 		WriteTimeout:      answerTimeout, // so do the origin's files
 		IdleTimeout:       2 * time.Minute,
 		ErrorLog:          slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
 	}
+	p.conns.Hold(server)
+	return server
+}
+
+// crowded tells who comes when all places are taken to come back.
+func (p *Publisher) crowded(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if p.conns.Over(r) {
+			w.Header().Set("Access-Control-Allow-Origin", "*")
+			w.Header().Set("Retry-After", "1")
+			http.Error(w, "too many connections now; try again in a second", http.StatusServiceUnavailable)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// maxConns leaves half of the files that the process may have open for files and boxes.
+func maxConns() int {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return 512
+	}
+	return int(min(max(limit.Cur/2, 64), mostConns))
 }
 
 // ID returns the publisher's ID.

@@ -18,6 +18,7 @@ import (
 const (
 	topHosts     = 5
 	usualColumns = 80
+	usualRows    = 24
 )
 
 // watchView shows what viewers see, in words for casters.
@@ -29,10 +30,10 @@ type watchView struct {
 
 // draw replaces the picture.
 func (v *watchView) draw(s watch.Summary) {
-	columns := usualColumns
+	columns, rows := usualColumns, usualRows
 	if f, ok := v.out.(*os.File); ok {
-		if w, _, err := term.GetSize(int(f.Fd())); err == nil && w > 0 {
-			columns = w
+		if w, h, err := term.GetSize(int(f.Fd())); err == nil && w > 0 && h > 0 {
+			columns, rows = w, h
 		}
 	}
 	var b strings.Builder
@@ -40,6 +41,9 @@ func (v *watchView) draw(s watch.Summary) {
 		fmt.Fprintf(&b, "\x1b[%dA", v.drawn)
 	}
 	lines := v.picture(s)
+	if over := len(lines) - (rows - 1); over > 0 { // what scrolls away cannot be drawn over
+		lines = lines[min(over, len(lines)-1):]
+	}
 	for _, line := range lines {
 		fmt.Fprintf(&b, "\r\x1b[K%s\n", cut(line, columns-1))
 	}
@@ -58,28 +62,29 @@ func cut(s string, columns int) string {
 }
 
 func (v *watchView) picture(s watch.Summary) []string {
+	row := func(what, text string) string { return fmt.Sprintf("  %-12s%s", what, text) }
 	lines := []string{
 		"",
 		"  " + s.URL,
-		fmt.Sprintf("  %-12s%s  as %s players", clock(time.Duration(s.Seconds*float64(time.Second))), plural(s.Viewers, "viewer"), s.Policy),
+		row(clock(time.Duration(s.Seconds*float64(time.Second))), plural(s.Viewers, "viewer", "")+", "+manner(s.Policy)),
 		"",
-		fmt.Sprintf("  %-12s%d playing, %d stalled, %d starting, %d over", "now", s.Now[watch.Playing], s.Now[watch.Stalled], s.Now[watch.Starting], s.Now[watch.Over]),
-		fmt.Sprintf("  %-12s%s", "started in", startText(s)),
-		fmt.Sprintf("  %-12s%s", "stalls", stallText(s)),
-		fmt.Sprintf("  %-12s%s", "segments", segmentText(s)),
-		fmt.Sprintf("  %-12s%s", "failovers", failoverText(s)),
-		fmt.Sprintf("  %-12s%s, %s", "errors", plural(s.Retries, "segment asked for again"), plural(s.PlaylistFailures, "playlist that failed")),
-		fmt.Sprintf("  %-12s%s", "bytes", v.shareText(s)),
+		row("now", nowText(s)),
+		row("started in", startText(s)),
+		row("stalls", stallText(s)),
+		row("segments", segmentText(s)),
+		row("failovers", failoverText(s)),
+		row("errors", errorText(s)),
+		row("bytes", v.shareText(s)),
 	}
 	for _, host := range top(s.Bytes) {
 		name := "box   "
 		if host == v.origin {
 			name = "origin"
 		}
-		lines = append(lines, fmt.Sprintf("  %-12s%s  %-24s %10s", "", name, host, size(s.Bytes[host])))
+		lines = append(lines, row("", fmt.Sprintf("%s  %-24s %10s", name, host, size(s.Bytes[host]))))
 	}
 	if len(s.Bytes) > topHosts {
-		lines = append(lines, fmt.Sprintf("  %-12sand %d more", "", len(s.Bytes)-topHosts))
+		lines = append(lines, row("", fmt.Sprintf("and %d more", len(s.Bytes)-topHosts)))
 	}
 	return append(lines, "", "  "+verdict(s))
 }
@@ -102,20 +107,57 @@ func (v *watchView) end(s watch.Summary, shown bool) {
 	}
 }
 
+// manner says how the viewers behave.
+func manner(policy string) string {
+	if policy == watch.HLSJS.Name {
+		return "as hls.js plays by default"
+	}
+	return "as Dandelion's page plays"
+}
+
+func nowText(s watch.Summary) string {
+	text := fmt.Sprintf("%d playing, %d stalled", s.Now[watch.Playing], s.Now[watch.Stalled])
+	if n := s.Now[watch.Starting]; n > 0 {
+		text += fmt.Sprintf(", %d starting", n)
+	}
+	if n := s.Now[watch.Over]; n > 0 {
+		text += fmt.Sprintf(", %d at the end", n)
+	}
+	return text
+}
+
 func startText(s watch.Summary) string {
-	if s.Playing == 0 {
+	switch s.Playing {
+	case 0:
 		return "nobody plays yet"
+	case 1:
+		return brief(s.Startup.P50)
 	}
-	if s.Viewers == 1 {
-		return fmt.Sprintf("%.2f s", s.Startup.P50)
+	return fmt.Sprintf("%s, 95 of 100 viewers within %s", brief(s.Startup.P50), brief(s.Startup.P95))
+}
+
+// brief writes a time for the eye.
+func brief(seconds float64) string {
+	if seconds < 0.9995 {
+		return fmt.Sprintf("%.0f ms", 1000*seconds)
 	}
-	return fmt.Sprintf("%.2f s, 95 of 100 viewers within %.2f s", s.Startup.P50, s.Startup.P95)
+	return fmt.Sprintf("%.1f s", seconds)
+}
+
+func errorText(s watch.Summary) string {
+	if s.Retries+s.PlaylistFailures == 0 {
+		return "none"
+	}
+	return fmt.Sprintf("%s, %s", plural(s.Retries, "segment", " asked for again"), plural(s.PlaylistFailures, "playlist", " not loaded"))
 }
 
 func stallText(s watch.Summary) string {
-	text := fmt.Sprintf("%d, together %.1f s", s.Stalls.Count, s.Stalls.Seconds)
-	if s.Stalls.Count > 0 {
-		text += fmt.Sprintf(", the longest %.1f s", s.Stalls.Longest)
+	if s.Stalls.Count == 0 {
+		return "none"
+	}
+	text := fmt.Sprintf("%d, together %s, the longest %s", s.Stalls.Count, brief(s.Stalls.Seconds), brief(s.Stalls.Longest))
+	if s.Viewers == 1 {
+		return text
 	}
 	return text + fmt.Sprintf("; %.1f %% of viewers had none", 100*s.Stalls.ShareWithout)
 }
@@ -138,7 +180,11 @@ func failoverText(s watch.Summary) string {
 			causes = append(causes, fmt.Sprintf("%d %s", n, c))
 		}
 	}
-	return fmt.Sprintf("%d in %.2f s, 95 of 100 within %.2f s (%s)", s.Failovers.Count, s.Failovers.P50, s.Failovers.P95, strings.Join(causes, ", "))
+	why := strings.Join(causes, ", ")
+	if s.Failovers.Count == 1 {
+		return fmt.Sprintf("%s: another host had sent within %s", why, brief(s.Failovers.P50))
+	}
+	return fmt.Sprintf("%s: half within %s, 95 of 100 within %s", why, brief(s.Failovers.P50), brief(s.Failovers.P95))
 }
 
 func (v *watchView) shareText(s watch.Summary) string {
@@ -169,30 +215,27 @@ func verdict(s watch.Summary) string {
 	case s.Playing == 0:
 		return "Nothing plays yet."
 	case s.Segments.Corrupt > 0:
-		return fmt.Sprintf("Not all right: %s had other bytes than the publisher promised.", plural(s.Segments.Corrupt, "segment"))
+		return fmt.Sprintf("Not all right: %s had other bytes than the publisher promised.", plural(s.Segments.Corrupt, "segment", ""))
 	case s.Stalls.Count > 0 && s.Viewers == 1:
-		return fmt.Sprintf("Not all right: the picture stood still %s, %.1f s in all.", times(s.Stalls.Count), s.Stalls.Seconds)
+		return fmt.Sprintf("Not all right: the picture stood still %s, %s in all.", times(s.Stalls.Count), brief(s.Stalls.Seconds))
 	case s.Stalls.Count > 0:
 		return fmt.Sprintf("Not all right: the picture stood still for %d of %d viewers.", s.Playing-s.Stalls.SessionsWithout, s.Viewers)
 	case s.Segments.Missed > 0:
-		return fmt.Sprintf("Nearly all right: nobody waited, but %s were missing.", plural(s.Segments.Missed, "segment"))
+		return fmt.Sprintf("Nearly all right: nobody waited, but the picture jumped over %s.", plural(s.Segments.Missed, "missing segment", ""))
 	case s.Playing < s.Viewers:
 		return fmt.Sprintf("%d of %d viewers play, none of them with a stall.", s.Playing, s.Viewers)
 	case s.Failovers.Count > 0:
-		return fmt.Sprintf("All right from here: %s failed on the way, and no viewer noticed.", plural(s.Failovers.Count, "load"))
+		return fmt.Sprintf("All right from here: %s failed on the way, and no viewer noticed.", plural(s.Failovers.Count, "load", ""))
 	}
 	return "All right from here: no stall, nothing missing."
 }
 
-func plural(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
+// plural counts nouns whose plural ends in s; rest stands behind the noun.
+func plural(n int, noun, rest string) string {
+	if n != 1 {
+		noun += "s"
 	}
-	first, rest, more := strings.Cut(what, " ")
-	if more {
-		return fmt.Sprintf("%d %ss %s", n, first, rest)
-	}
-	return fmt.Sprintf("%d %ss", n, what)
+	return fmt.Sprintf("%d %s%s", n, noun, rest)
 }
 
 func times(n int) string {

@@ -19,6 +19,8 @@ type Encoder struct {
 	Window   int // segments in the playlist
 	Size     int // bytes of a segment
 	Seconds  float64
+	Keep     int // segments that stay in the directory and in Segments; 0: all
+	stream   int
 	next     int
 	run      int // counts restarts; other bytes come under the same names
 	Segments []Segment
@@ -42,12 +44,16 @@ func (s Segment) Path() id.Path {
 	return p.Path()
 }
 
-// Encoder returns an encoder that writes the fleet's stream.
-func (f *Fleet) Encoder() *Encoder {
-	if err := os.MkdirAll(f.SourceDir(), 0o755); err != nil {
+// Encoder returns an encoder that writes the fleet's first stream.
+func (f *Fleet) Encoder() *Encoder { return f.EncoderOf(1) }
+
+// EncoderOf returns an encoder that writes one of the fleet's streams, counted from 1.
+func (f *Fleet) EncoderOf(stream int) *Encoder {
+	dir := f.sourceDir(stream)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		f.tb.Fatal(err)
 	}
-	return &Encoder{tb: f.tb, dir: f.SourceDir(), Window: 20, Size: 50_000, Seconds: 2}
+	return &Encoder{tb: f.tb, dir: dir, stream: stream, Window: 20, Size: 50_000, Seconds: 2}
 }
 
 // Write writes n more segments, the playlist after each.
@@ -59,6 +65,12 @@ func (e *Encoder) Write(n int) {
 		e.next++
 		e.Segments = append(e.Segments, s)
 		e.put("video.m3u8", e.playlist(false))
+		for e.Keep > 0 && len(e.Segments) > e.Keep {
+			if err := os.Remove(filepath.Join(e.dir, e.Segments[0].Name)); err != nil {
+				e.tb.Fatal(err)
+			}
+			e.Segments = e.Segments[1:]
+		}
 	}
 }
 
@@ -69,7 +81,7 @@ func (e *Encoder) Restart() { e.next, e.run = 0, e.run+1 }
 func (e *Encoder) End() { e.put("video.m3u8", e.playlist(true)) }
 
 func (e *Encoder) content() []byte {
-	seed := sha256.Sum256(fmt.Appendf(nil, "%d/%d", e.run, e.next))
+	seed := sha256.Sum256(fmt.Appendf(nil, "%d/%d/%d", e.stream, e.run, e.next))
 	return bytes.Repeat(seed[:], e.Size/len(seed)+1)[:e.Size]
 }
 

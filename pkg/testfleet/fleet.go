@@ -23,15 +23,17 @@ import (
 type Options struct {
 	Entrances int // default 1
 	Boxes     int
-	Redis     string // URL for all peers; "": each has its own embedded state
-	Replicas  int    // default 2
+	Redis     string       // URL for all peers; "": each has its own embedded state
+	Replicas  int          // default 2
+	Streams   int          // default 1: "demo"; with more, "demo-2" and so on
+	Log       *slog.Logger // of all peers; nil: the test's, which keeps every line in memory
 	// Entrance, Box and Publisher change the configurations; nil: as they are.
 	Entrance  func(c *entrance.Config)
 	Box       func(i int, c *box.Config)
 	Publisher func(c *publisher.Config)
 }
 
-// Fleet is a running fleet with one publisher. Its stream is "demo"; what it publishes is
+// Fleet is a running fleet with one publisher. Its first stream is "demo"; what it publishes is
 // written with Encoder.
 type Fleet struct {
 	tb        testing.TB
@@ -73,6 +75,9 @@ func Start(tb testing.TB, o Options) *Fleet {
 	tb.Helper()
 	f := &Fleet{tb: tb, dir: tb.TempDir(), redis: state.Default(), Log: slog.New(slog.NewTextHandler(testOutput{tb}, &slog.HandlerOptions{Level: slog.LevelInfo}))}
 	f.redis.URL = o.Redis
+	if o.Log != nil {
+		f.Log = o.Log
+	}
 	var urls []string
 	for i := range max(o.Entrances, 1) {
 		e := &Entrance{peer: peer{fleet: f, name: fmt.Sprintf("entrance%d", i+1)}, cfg: entrance.DefaultConfig()}
@@ -99,6 +104,9 @@ func Start(tb testing.TB, o Options) *Fleet {
 	p := &Publisher{peer: peer{fleet: f, name: "publisher"}, cfg: publisher.DefaultConfig()}
 	p.cfg.Listen, p.cfg.DataDir, p.cfg.Entrances = "127.0.0.1:0", filepath.Join(f.dir, "publisher"), urls
 	p.cfg.Streams = []publisher.StreamConfig{{Name: "demo", Source: "dir:" + f.SourceDir()}}
+	for n := 2; n <= o.Streams; n++ {
+		p.cfg.Streams = append(p.cfg.Streams, publisher.StreamConfig{Name: fmt.Sprintf("demo-%d", n), Source: "dir:" + f.sourceDir(n)})
+	}
 	if o.Replicas > 0 {
 		p.cfg.Replicas = o.Replicas
 	}
@@ -112,8 +120,15 @@ func Start(tb testing.TB, o Options) *Fleet {
 	return f
 }
 
-// SourceDir is the directory of the stream's source.
-func (f *Fleet) SourceDir() string { return filepath.Join(f.dir, "source") }
+// SourceDir is the directory of the first stream's source.
+func (f *Fleet) SourceDir() string { return f.sourceDir(1) }
+
+func (f *Fleet) sourceDir(stream int) string {
+	if stream == 1 {
+		return filepath.Join(f.dir, "source")
+	}
+	return filepath.Join(f.dir, fmt.Sprintf("source-%d", stream))
+}
 
 // AwaitBoxes waits until the publisher has sessions with exactly n boxes.
 func (f *Fleet) AwaitBoxes(n int) {

@@ -74,6 +74,7 @@ func TestViewerGetsAllFromBoxes(t *testing.T) {
 	t.Parallel()
 	f := Start(t, Options{Boxes: 3})
 	e := f.Encoder()
+	e.Seconds = 1 // it is played to the end
 	e.Write(6)
 	e.End()
 	p := watch.New(watch.Config{URL: f.Publisher.URL() + "/live/demo/index.m3u8", Log: f.Log})

@@ -93,11 +93,16 @@ func TestClock(t *testing.T) {
 			tracks: 1,
 			steps: []step{
 				{do: "receive", length: 1, event: EventStart},
-				{at: 2, do: "receive", length: 1, event: EventStall, since: 1, lasted: 1},
-				{at: 6, do: "receive", length: 1, event: EventStall, since: 3, lasted: 3},
+				{at: 4, do: "receive", length: 1, event: EventStall, since: 1, lasted: 3},
+				{at: 6, do: "receive", length: 1, event: EventStall, since: 5, lasted: 1},
 				{at: 6.5, do: "look"},
 			},
 			stalls: 2, played: 2.5, stalled: 4, longest: 3, playing: true,
+		},
+		"is not over while it plays": {
+			tracks: 1,
+			steps:  []step{{do: "receive", length: 2, event: EventStart}, {at: 0.5, do: "finish"}, {at: 1, do: "look"}},
+			played: 1, playing: true,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -140,6 +145,21 @@ func TestClockLeft(t *testing.T) {
 	c.advance(time.Unix(1, 0))
 	if c.left() != 5*time.Second || c.buffered(0) != 5*time.Second {
 		t.Errorf("%v left and %v buffered, want 5 s of both", c.left(), c.buffered(0))
+	}
+}
+
+// TestClockLeftOfTwo: holes of two tracks that overlap count once.
+func TestClockLeftOfTwo(t *testing.T) {
+	t.Parallel()
+	zero := time.Unix(0, 0)
+	c := newClock(2, zero)
+	for track, steps := range [][3]time.Duration{{1, 4, 5}, {3, 4, 3}} { // holes from 1 to 5 and from 3 to 7
+		c.receive(track, steps[0]*time.Second, zero)
+		c.miss(track, steps[1]*time.Second, zero)
+		c.receive(track, steps[2]*time.Second, zero)
+	}
+	if c.left() != 4*time.Second {
+		t.Errorf("%v left, want 4 s", c.left())
 	}
 }
 

@@ -79,16 +79,14 @@ func NewCrowd(cfg CrowdConfig) (*Crowd, error) {
 func (c *Crowd) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	patience := startWithin
 	if c.cfg.For > 0 {
 		stop := time.AfterFunc(c.cfg.For, func() { cancel(nil) })
 		defer stop.Stop()
-		patience = min(patience, c.cfg.For)
 	}
 	c.mu.Lock()
 	c.since = time.Now()
 	c.mu.Unlock()
-	giveUp := time.AfterFunc(patience, func() {
+	giveUp := time.AfterFunc(startWithin, func() {
 		if !c.any(func(p *Player) bool { return p.found }) {
 			cancel(nil)
 		}

@@ -169,6 +169,9 @@ func TestConnections(t *testing.T) {
 			t.Errorf("%s and %s share a connection", owner, r.UserAgent())
 		}
 		owners[r.RemoteAddr] = r.UserAgent()
+		if r.Header.Get("Accept-Encoding") != "" { // else lengths and digests would be others
+			t.Errorf("accepts %s", r.Header.Get("Accept-Encoding"))
+		}
 		if strings.HasSuffix(r.URL.Path, ".m3u8") {
 			fmt.Fprint(w, "#EXTM3U\n#EXT-X-TARGETDURATION:1\n"+strings.Repeat("#EXTINF:0.01,\n1.ts\n", 20)+"#EXT-X-ENDLIST\n")
 		}

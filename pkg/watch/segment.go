@@ -110,7 +110,7 @@ func (t *track) fetch(ctx context.Context, it item, u *url.URL, span string, h h
 		}
 		p.cfg.Log.Debug("a segment was not received", "url", u.Redacted(), "reason", f)
 		wait, fatal := policy.Segment.next(f, failures, policy.Restart)
-		still, newest, unending := t.listed(it)
+		_, newest, unending := t.listed(it)
 		skip := policy.SkipsRefused && !newest && !unending && (fatal || f.refused)
 		if f.hopeless || skip || unending && time.Since(first.since)+wait > giveUp {
 			return l, first
@@ -121,7 +121,7 @@ func (t *track) fetch(ctx context.Context, it item, u *url.URL, span string, h h
 		if sleep(ctx, wait) != nil {
 			return l, f
 		}
-		if still, _, _ = t.listed(it); !still {
+		if still, _, _ := t.listed(it); !still {
 			return l, first
 		}
 		p.count(func(r *Report) { r.Retries++ })

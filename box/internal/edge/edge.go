@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
-	"net"
 	"net/http"
 	"net/netip"
 	"path"
@@ -22,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"dandelion/box/internal/segstore"
+	"dandelion/pkg/conns"
 	"dandelion/pkg/id"
 )
 
@@ -64,7 +64,8 @@ type Edge struct {
 	metrics  metrics
 	requests atomic.Uint64
 	bytes    atomic.Uint64
-	conns    conns
+	latest   atomic.Int64 // unix seconds of the latest request
+	conns    *conns.Limit
 	servers  []*http.Server
 }
 
@@ -73,7 +74,10 @@ func New(cfg Config) *Edge {
 	cfg.MinRate = cmp.Or(cfg.MinRate, DefaultMinRate)
 	cfg.RateWindow = cmp.Or(cfg.RateWindow, DefaultRateWindow)
 	cfg.MaxConns = cmp.Or(cfg.MaxConns, DefaultMaxConns)
-	e := &Edge{cfg: cfg, conns: conns{max: cfg.MaxConns, all: make(map[net.Conn]*viewer)}}
+	e := &Edge{cfg: cfg}
+	e.conns = conns.New(conns.Config{
+		Max: cfg.MaxConns, Refused: func() { e.metrics.refused.Inc() }, Closed: func() { e.metrics.idleClosed.Inc() },
+	})
 	e.metrics = newMetrics(e, cfg.Registerer)
 	return e
 }
@@ -87,6 +91,7 @@ func (e *Edge) Handler() http.Handler { return http.HandlerFunc(e.handle) }
 
 func (e *Edge) handle(rw http.ResponseWriter, r *http.Request) {
 	start := time.Now()
+	e.latest.Store(start.Unix())
 	w := newResponse(rw, e.least(), e.cfg.RateWindow)
 	d := Delivery{Method: r.Method, URL: r.URL.EscapedPath()}
 	e.answer(w, r, &d)
@@ -121,8 +126,7 @@ var everyAnswer = http.Header{
 func (e *Edge) answer(w *response, r *http.Request, d *Delivery) {
 	h := w.Header()
 	maps.Copy(h, everyAnswer)
-	if e.conns.isOver(viewerOf(r.Context())) {
-		e.metrics.refused.Inc()
+	if e.conns.Over(r) {
 		h.Set("Retry-After", "2")
 		w.fail(http.StatusServiceUnavailable, "this box has too many viewers now")
 		return

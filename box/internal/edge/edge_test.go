@@ -277,7 +277,7 @@ func TestOtherRoutesAndHijack(t *testing.T) {
 	if b, err := io.ReadAll(r); string(b) != "late" {
 		t.Errorf("got %q, %v", b, err)
 	}
-	if n, _ := e.conns.count(); n != 0 {
+	if n, _ := e.conns.Count(); n != 0 {
 		t.Errorf("%d connections counted after the hijack", n)
 	}
 }

@@ -36,7 +36,7 @@ func newMetrics(e *Edge, reg prometheus.Registerer) metrics {
 	if reg != nil {
 		reg.MustRegister(m.requests, m.bytes, m.aborted, m.refused, m.idleClosed, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "dandelion_edge_connections", Help: "Open connections, without those that became websockets.",
-		}, func() float64 { all, _ := e.conns.count(); return float64(all) }))
+		}, func() float64 { all, _ := e.conns.Count(); return float64(all) }))
 	}
 	return m
 }

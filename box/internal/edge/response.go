@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"dandelion/pkg/conns"
 )
 
 // response counts what an answer sends and cuts slow viewers off. It forwards ReadFrom with the
@@ -130,11 +132,7 @@ func (w *response) finish(r *http.Request) {
 	if w.err == nil {
 		return
 	}
-	v := viewerOf(r.Context())
-	if v == nil {
-		return
-	}
-	conn, ok := v.conn.(*net.TCPConn)
+	conn, ok := conns.Of(r).(*net.TCPConn)
 	if !ok {
 		return
 	}

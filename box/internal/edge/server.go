@@ -3,9 +3,14 @@ package edge
 import (
 	"context"
 	"log/slog"
+	"net"
 	"net/http"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"dandelion/pkg/conns"
 )
 
 // Server returns a server for h, which is Handler or a mux that has it beside the box's other
@@ -15,43 +20,53 @@ import (
 // before Drain.
 func (e *Edge) Server(h http.Handler) *http.Server {
 	server := &http.Server{
-		Handler:           e.bounded(h),
+		Handler:           withoutBodies(h),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       60 * time.Second,
 		WriteTimeout:      2 * e.cfg.RateWindow, // for routes that are not ours, which move no deadline
 		MaxHeaderBytes:    16 << 10,
-		ConnContext:       e.connContext,
-		ConnState:         e.connState,
+		ConnContext:       e.drops,
 		ErrorLog:          slog.NewLogLogger(e.cfg.Log.Handler(), slog.LevelDebug),
 	}
+	e.conns.Hold(server)
 	e.servers = append(e.servers, server)
 	return server
 }
 
-// bounded is what holds for every request, whoever answers it.
-func (e *Edge) bounded(h http.Handler) http.Handler {
+// withoutBodies waits for the rest of no body: nobody asked for one.
+func withoutBodies(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		v := viewerOf(r.Context())
-		last := e.conns.enter(v)
-		defer e.conns.leave(v)
 		if r.ContentLength != 0 {
-			// Nobody waits here for the rest of a body that nobody asked for.
-			last = true
-			http.NewResponseController(w).SetReadDeadline(time.Now().Add(time.Second))
-		}
-		if last {
 			w.Header().Set("Connection", "close")
+			http.NewResponseController(w).SetReadDeadline(time.Now().Add(time.Second))
 		}
 		h.ServeHTTP(w, r)
 	})
 }
 
+// drops makes the kernel give up what a viewer does not take: one that stops reading must not keep
+// our last bytes for long after the answer is written.
+func (e *Edge) drops(ctx context.Context, c net.Conn) context.Context {
+	if tcp, ok := c.(*net.TCPConn); ok {
+		if raw, err := tcp.SyscallConn(); err == nil {
+			timeout := int(max(e.cfg.RateWindow, DefaultRateWindow) / time.Millisecond)
+			raw.Control(func(fd uintptr) {
+				unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, timeout)
+			})
+		}
+	}
+	return ctx
+}
+
+// recent is for how long a viewer is expected to come back.
+const recent = 15 * time.Second
+
 // Drain goes on taking viewers for grace, because some were sent here a moment ago, and lets each
-// connection end with its next answer. Then it takes no more, lets answers under way come to their end,
+// connection end with its next answer. Where no viewer came of late there is no grace. Then it takes no more, lets answers under way come to their end,
 // and returns how many it cut off because ctx ended first. It is called once.
 func (e *Edge) Drain(ctx context.Context, grace time.Duration) (cut int) {
-	e.conns.drain()
-	if grace > 0 {
+	e.conns.Drain()
+	if grace > 0 && time.Since(time.Unix(e.latest.Load(), 0)) < recent {
 		timer := time.NewTimer(grace)
 		defer timer.Stop()
 		select {
@@ -66,19 +81,19 @@ func (e *Edge) Drain(ctx context.Context, grace time.Duration) (cut int) {
 	ended := make(chan struct{})
 	go func() { ending.Wait(); close(ended) }()
 	// Shutdown waits longer than we do for connections that have never sent a whole request.
-	look := time.NewTicker(patience / 10)
+	look := time.NewTicker(conns.Patience / 10)
 	defer look.Stop()
 	for {
 		select {
 		case now := <-look.C:
-			e.conns.closeWaiting(now, patience/2)
+			e.conns.CloseWaiting(now, conns.Patience/2)
 			continue
 		case <-ended:
 		}
 		break
 	}
 	if ctx.Err() != nil {
-		_, cut = e.conns.count()
+		_, cut = e.conns.Count()
 	}
 	for _, server := range e.servers {
 		server.Close()

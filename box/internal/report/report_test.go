@@ -331,7 +331,8 @@ func TestOldEntrance(t *testing.T) {
 	t.Parallel()
 	e := newEntrance(t, "e", nil)
 	e.set(func() { e.answer = func(r *wire.ExchangeReply) { r.Features, r.Address = nil, "" } })
-	run(t, func(c *Config) { c.Entrances = []string{e.url} })
+	// Long enough for a reply to come before the next report is due, also on a busy machine.
+	run(t, func(c *Config) { c.Entrances, c.Interval = []string{e.url}, 500*time.Millisecond })
 	var x wire.Exchange
 	for range 4 {
 		x = receive(t, e.exchanges, "report")

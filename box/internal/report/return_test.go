@@ -15,9 +15,8 @@ import (
 
 // TestThousandBoxesReturn: a restarted entrance gets its boxes back within 5 s, at most 400 in any
 // second, and no box dials twice. These are 1,000 Services on real sockets; only the system
-// information is not read again for each.
+// information is not read again for each. It is not parallel: they need the machine.
 func TestThousandBoxesReturn(t *testing.T) {
-	t.Parallel()
 	const boxes, most = 1000, 400
 	e := newEntrance(t, "e", nil)
 	var running sync.WaitGroup
@@ -35,30 +34,39 @@ func TestThousandBoxesReturn(t *testing.T) {
 		services[i] = s
 		running.Go(func() { _ = s.Run(ctx) })
 	}
-	connected := func() (n int) {
-		for _, s := range services {
-			if s.Entrances()[0].Connected {
-				n++
+	// count returns how many boxes' links are so. It looks at them rarely: they need the CPU.
+	count := func(what string, least int, is func(l *link) bool) {
+		t.Helper()
+		tick := time.NewTicker(25 * time.Millisecond)
+		defer tick.Stop()
+		limit := time.After(time.Minute)
+		for n := 0; n < least; {
+			select {
+			case <-tick.C:
+			case <-limit:
+				t.Fatalf("%s: %d within a minute, want %d", what, n, least)
+			}
+			n = 0
+			for _, s := range services {
+				s.mu.Lock()
+				for _, l := range s.links {
+					if is(l) {
+						n++
+					}
+				}
+				s.mu.Unlock()
 			}
 		}
-		return n
 	}
-	eventually(t, "all boxes connected", func() bool { return connected() == boxes })
+	connected := func(l *link) bool { return l.connected }
+	count("connected", boxes, connected)
 
 	addr := e.srv.Listener.Addr().String()
 	e.srv.Listener.Close()
 	e.cut()
 	// About the worst moment to return: half of them wait for their first attempt, and those that
 	// tried early come for the second time.
-	eventually(t, "half of the boxes have tried in vain", func() bool {
-		vain := 0
-		for _, s := range services {
-			if strings.Contains(s.Entrances()[0].Sentence, "refused") {
-				vain++
-			}
-		}
-		return vain >= boxes/2
-	})
+	count("tried in vain", boxes/2, func(l *link) bool { return strings.Contains(l.lastError, "refused") })
 	var mu sync.Mutex
 	var dials []time.Duration
 	ln, err := net.Listen("tcp", addr)
@@ -75,23 +83,31 @@ func TestThousandBoxesReturn(t *testing.T) {
 	})}
 	running.Go(func() { _ = again.Serve(ln) })
 	t.Cleanup(func() { again.Close() })
-	eventually(t, "all boxes connected again", func() bool { return connected() == boxes })
+	count("connected again", boxes, connected)
 	took, slack := time.Since(back), late()
 
 	mu.Lock()
 	defer mu.Unlock()
 	busiest, total := inAnySecond(dials), len(dials)
 	t.Logf("all back after %v, %d in the busiest second, timers up to %v late", took, busiest, slack)
+	if slack > tooLate {
+		t.Logf("not judged: this machine is too busy")
+		return
+	}
 	if total != boxes {
 		t.Errorf("%d dials for %d boxes", total, boxes)
 	}
 	if busiest > most {
 		t.Errorf("%d boxes returned within one second, at most %d should", busiest, most)
 	}
-	if took > 5*time.Second+slack {
-		t.Errorf("the last box was back after %v, with timers up to %v late", took, slack)
+	if took > 5*time.Second {
+		t.Errorf("the last box was back after %v", took)
 	}
 }
+
+// tooLate is how late timers may be on a machine whose measurements count. What is measured here
+// is also calculated, in TestReturnWithoutStampede, where no machine is in the way.
+const tooLate = 100 * time.Millisecond
 
 // lateness measures by how much this machine's timers are late until the returned function is
 // called, so that a busy machine is told from a slow return.

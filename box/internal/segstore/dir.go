@@ -40,6 +40,7 @@ type dir struct {
 	// Below: under Store.mu.
 	limit    int64
 	used     int64 // of committed files
+	kept     int64 // of them, those without a TTL
 	reserved int64 // of files being received
 	files    int
 	queues   [queues]queue
@@ -178,7 +179,20 @@ func (d *dir) disk() (total, free int64) {
 	return int64(st.Blocks) * int64(st.Bsize), int64(st.Bavail) * int64(st.Bsize)
 }
 
-func (d *dir) push(e *entry) { heap.Push(&d.queues[e.queue], e) }
+// enqueue and dequeue change the queue that e.queue names. Store.mu is held.
+func (d *dir) enqueue(e *entry) {
+	heap.Push(&d.queues[e.queue], e)
+	if e.queue == queueKept {
+		d.kept += charge(e.size)
+	}
+}
+
+func (d *dir) dequeue(e *entry) {
+	heap.Remove(&d.queues[e.queue], int(e.pos))
+	if e.queue == queueKept {
+		d.kept -= charge(e.size)
+	}
+}
 
 // visible is where the file of a path stands, relative to the base directory.
 func visible(pub id.PublisherID, p id.Path) string { return string(pub) + string(p) }
@@ -227,7 +241,7 @@ func (d *dir) replaceVisible(from, to string, p id.Path, unique uint64) error {
 	}
 	fi, statErr := d.root.Lstat(to)
 	isDir := statErr == nil && fi.IsDir()
-	if isDir && d.root.Remove(to) == nil { // empty: its last file has just gone
+	if isDir && d.removeDir(to) == nil { // empty: its last file has just gone
 		if err = d.root.Rename(tmp, to); err == nil {
 			return nil
 		}
@@ -245,12 +259,28 @@ func (d *dir) removeVisible(pub id.PublisherID, p id.Path) error {
 	if err := d.root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	for parent := path.Dir(name); parent != "."; parent = path.Dir(parent) {
-		if d.root.Remove(parent) != nil {
-			break // not empty, or another removal was faster
+	d.removeEmpty(path.Dir(name))
+	return nil
+}
+
+// removeEmpty removes a directory where it is there and empty, and then those that held nothing else.
+func (d *dir) removeEmpty(name string) {
+	for ; name != "."; name = path.Dir(name) {
+		if err := d.removeDir(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return // not empty
 		}
 	}
-	return nil
+}
+
+// removeDir removes an empty directory and nothing else: another commit may have put a file where the
+// directory was.
+func (d *dir) removeDir(name string) error {
+	parent, err := d.root.Open(path.Dir(name))
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	return unix.Unlinkat(int(parent.Fd()), path.Base(name), unix.AT_REMOVEDIR)
 }
 
 // syncNames makes a commit's names durable.

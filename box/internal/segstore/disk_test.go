@@ -5,111 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"dandelion/pkg/id"
 	"dandelion/pkg/wire"
 )
-
-const tmpfsDir = "SEGSTORE_TEST_TMPFS"
-
-// TestDiskFull fills a small tmpfs whose limit promises more than it has. It runs in a child
-// process with namespaces of its own, so that it needs no rights and leaves no mount.
-func TestDiskFull(t *testing.T) {
-	t.Parallel()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), tmpfsDir+"="+t.TempDir())
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-	}
-	out, err := cmd.CombinedOutput()
-	if errors.Is(err, syscall.EPERM) {
-		t.Fatal("cannot make a mount namespace: sysctl -w kernel.unprivileged_userns_clone=1, or run as root outside a container")
-	}
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-}
-
-func runOnTmpfs(dir string) int {
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"); err != nil {
-		fmt.Println("cannot mount a tmpfs:", err)
-		return 1
-	}
-	s, err := Open(Config{DataDir: dir, StorageLimit: 1 << 30}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		fmt.Println(err)
-		return 1
-	}
-	failed := false
-	check := func(ok bool, format string, args ...any) {
-		if !ok {
-			failed = true
-			fmt.Printf(format+"\n", args...)
-		}
-	}
-	for i := range 30 { // 15 MB in all
-		_, err := put(s, pubA, fmt.Sprint("/d/f", i), time.Hour, content(i, 500_000))
-		check(err == nil, "file %d: %v", i, err)
-	}
-	check(s.Usage().Data.NoSpace > 0, "nothing was removed for a full disk: %+v", s.Usage().Data)
-	_, ok := s.Get(pubA, "/d/f29")
-	check(ok, "the newest file was removed")
-	held := s.Have(pubA, "", 100)
-	check(len(held) >= 4, "only %d files are left on a disk with room for 8", len(held))
-
-	// Larger than the disk: refused, and the store goes on.
-	_, err = put(s, pubA, "/big", time.Hour, content(1, 6<<20))
-	check(kindOf(err) == wire.KindFull, "a file larger than the disk: %v, want full", err)
-	// Without a TTL it may take no room from those that have one.
-	for i := range 30 {
-		put(s, pubA, fmt.Sprint("/d/g", i), time.Hour, content(i, 500_000))
-	}
-	_, err = put(s, pubA, "/kept", 0, content(1, 3<<20))
-	check(kindOf(err) == wire.KindFull, "a file without TTL on a full disk: %v, want full", err)
-	for _, e := range s.Have(pubA, "", 100) {
-		f, _, err := s.Open(pubA, e.Path)
-		if err != nil {
-			check(false, "%s: %v", e.Path, err)
-			continue
-		}
-		sum := make([]byte, e.Size+1)
-		n, _ := f.Read(sum)
-		f.Close()
-		check(id.DigestOf(sum[:n]) == e.Digest, "%s is damaged", e.Path)
-	}
-
-	// A disk that others filled to the last byte: a store still starts, and serves.
-	for f, err := os.Create(filepath.Join(dir, "filler")); err == nil; {
-		_, err = f.Write(make([]byte, 4096))
-	}
-	before := len(s.Have(pubA, "", 100))
-	s.Close()
-	s, err = Open(Config{DataDir: dir, StorageLimit: 1 << 30}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		fmt.Println("start on a full disk:", err)
-		return 1
-	}
-	check(before > 0 && len(s.Have(pubA, "", 100)) == before, "%d files before a restart on a full disk, %d after", before, len(s.Have(pubA, "", 100)))
-	if failed {
-		return 1
-	}
-	return 0
-}
 
 // Hard links are what a commit is made of.
 func TestNoHardLinks(t *testing.T) {

@@ -7,7 +7,8 @@
 //
 //	<publisher-id>/<path>                       the file, where a web server may serve it too
 //	.committed/<expiry>.<sha256>.<unique>       a hard link to the same inode: its name carries
-//	                                            digest and expiry (unix ms; 0: no end)
+//	                                            digest and expiry (unix ms; 0: no end; before
+//	                                            2024: the ms left, of a clock that was not set)
 //	.incoming/<unique>                          files that are being received
 //	.boot                                       the boot of the machine that wrote here last
 //	.lock                                       held by the process that owns the directory

@@ -1,7 +1,6 @@
 package segstore
 
 import (
-	"container/heap"
 	"encoding/hex"
 	"strconv"
 	"time"
@@ -22,7 +21,7 @@ type entry struct {
 	unique uint64
 
 	// mu:
-	expires    int64 // unix ms, as in the name; 0: kept until room is needed
+	expires    int64 // as in the name, see instant.expiry
 	queue      uint8 // which of dir.queues holds it
 	key        int64 // its place there
 	pos        int32 // index in that heap; -1: no longer in the store
@@ -59,7 +58,7 @@ func charge(size int64) int64 {
 // that the scan found has only the wall clock's expiry; the rest has none.
 const (
 	queueKept = iota // key: unix ns when it was stored
-	queueMono        // key: ns since Store.opened at which it expires
+	queueMono        // key: monotonic ns at which it expires
 	queueWall        // key: unix ms at which it expires
 	queues
 )
@@ -95,14 +94,48 @@ var firstSane = time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // instant is one reading of both clocks.
 type instant struct {
-	mono int64 // ns since Store.opened
+	mono int64 // ns
 	wall time.Time
 	sane bool // whether the wall clock may decide anything
 }
 
+// clock reads the wall clock and the monotonic one, which counts from any moment.
+type clock func() (wall time.Time, mono time.Duration)
+
+func systemClock() clock {
+	began := time.Now()
+	return func() (time.Time, time.Duration) {
+		now := time.Now()
+		return now, now.Sub(began)
+	}
+}
+
 func (s *Store) instant() instant {
-	now := time.Now()
-	return instant{mono: int64(now.Sub(s.opened)), wall: now, sane: now.After(firstSane)}
+	wall, mono := s.clock()
+	return instant{mono: int64(mono), wall: wall, sane: wall.After(firstSane)}
+}
+
+// expiry is what the name of a file says that has so much time left: unix ms; while the clock is not
+// set, when no date means anything, that time itself in ms. The two cannot be mistaken for each
+// other: before firstSane lie 54 years.
+func (now instant) expiry(left time.Duration) int64 {
+	if !now.sane {
+		return max(1, left.Milliseconds())
+	}
+	return max(firstSane.UnixMilli(), now.wall.Add(left).UnixMilli())
+}
+
+// timed sets queue and key of a scanned entry by its name. One that was stored before the clock was
+// set has its time left anew, rather than too little of it.
+func (e *entry) timed(now instant) {
+	switch {
+	case e.expires == 0:
+		e.queue, e.key = queueKept, e.stored
+	case e.expires < firstSane.UnixMilli():
+		e.queue, e.key = queueMono, now.mono+e.expires*int64(time.Millisecond)
+	default:
+		e.queue, e.key = queueWall, e.expires
+	}
 }
 
 // left is the time until the entry expires; timed is false where nothing ends it now.
@@ -152,7 +185,7 @@ func (s *Store) insert(e *entry) (replaced *entry) {
 	e.pub.files[e.path] = e
 	e.dir.used += charge(e.size)
 	e.dir.files++
-	e.dir.push(e)
+	e.dir.enqueue(e)
 	s.wakeFor(e)
 	return replaced
 }
@@ -160,7 +193,7 @@ func (s *Store) insert(e *entry) (replaced *entry) {
 // detach takes e out of index, queue and accounts; its names on disk are the caller's to
 // remove. s.mu is held, and e is in the store.
 func (s *Store) detach(e *entry) {
-	heap.Remove(&e.dir.queues[e.queue], int(e.pos))
+	e.dir.dequeue(e)
 	e.dir.used -= charge(e.size)
 	e.dir.files--
 	delete(e.pub.files, e.path)
@@ -187,6 +220,5 @@ func (e *entry) schedule(ttl time.Duration, now instant) {
 		return
 	}
 	e.queue, e.key = queueMono, now.mono+int64(ttl)
-	// 0 would mean no end, and before 1970 there is nothing.
-	e.expires = max(1, now.wall.Add(ttl).UnixMilli())
+	e.expires = now.expiry(ttl)
 }

@@ -22,26 +22,26 @@ func (s *Store) reserve(d *dir, need int64, timed bool) *Refusal {
 		s.mu.Unlock()
 		return refuse(wire.KindTooLarge, "a file of %d bytes is larger than the whole limit of %d bytes", need, d.limit)
 	}
+	// What stays whatever is removed: nothing goes for a file that does not fit then either.
+	stays, staying := int64(0), 0
+	if !timed {
+		stays, staying = d.used-d.kept, d.files-len(d.queues[queueKept])
+	}
+	if stays+d.reserved+need > d.limit || staying >= maxFiles {
+		s.mu.Unlock()
+		return refuse(wire.KindFull, "no room for %d bytes within the limit of %d bytes", need, d.limit)
+	}
 	var victims []*entry
 	for d.used+d.reserved+need > d.limit || d.files >= maxFiles {
 		v := d.nextVictim(timed, now)
-		if v == nil {
-			break
-		}
 		s.detach(v)
 		d.evicted++
 		victims = append(victims, v)
 	}
-	fits := d.used+d.reserved+need <= d.limit && d.files < maxFiles
-	if fits {
-		d.reserved += need
-	}
+	d.reserved += need
 	s.mu.Unlock()
 	for _, v := range victims {
 		s.remove(v)
-	}
-	if !fits {
-		return refuse(wire.KindFull, "no room for %d bytes within the limit of %d bytes", need, d.limit)
 	}
 	return nil
 }
@@ -78,20 +78,26 @@ func (d *dir) nextVictim(timed bool, now instant) *entry {
 	return mono[0]
 }
 
-// freeDisk removes files for need bytes after the disk, not the limit, said that it is full. It
-// reports whether it removed any.
-func (s *Store) freeDisk(d *dir, need int64, timed bool) bool {
+// freeDisk removes files for need bytes after the disk, not the limit, said that it is full: what
+// has expired, then files without a TTL. What was promised until its TTL stays: it is others who fill
+// the disk. It reports whether it made any room.
+func (s *Store) freeDisk(d *dir, need int64) bool {
+	s.mu.Lock()
+	expired := d.expired
+	s.mu.Unlock()
+	s.sweep()
+	s.mu.Lock()
+	freed := d.expired > expired
 	now := s.instant()
 	var victims []*entry
-	s.mu.Lock()
-	for freed := int64(0); freed < need && len(victims) < noSpaceFiles; {
-		v := d.nextVictim(timed, now)
+	for bytes := int64(0); bytes < need && len(victims) < noSpaceFiles; {
+		v := d.nextVictim(false, now)
 		if v == nil {
 			break
 		}
 		s.detach(v)
 		d.noSpace++
-		freed += charge(v.size)
+		bytes += charge(v.size)
 		victims = append(victims, v)
 	}
 	s.mu.Unlock()
@@ -102,7 +108,7 @@ func (s *Store) freeDisk(d *dir, need int64, timed bool) bool {
 		s.log.Warn("the disk is full before the limit is reached; removed files for new ones",
 			"dir", d.path, "files", len(victims), "limit", d.limit)
 	}
-	return len(victims) > 0
+	return freed || len(victims) > 0
 }
 
 // remove takes a detached entry's names from the disk. The caller holds no lock.
@@ -131,9 +137,11 @@ func (s *Store) removeLocked(e *entry) {
 	}
 }
 
-// step lets tests stop a goroutine between two steps, as a crash would.
-func (s *Store) step(name string) {
-	if s.hook != nil {
-		s.hook(name)
+// step lets tests stop a goroutine between two steps, as a crash would, and make the next one fail
+// where the caller minds.
+func (s *Store) step(name string) error {
+	if s.hook == nil {
+		return nil
 	}
+	return s.hook(name)
 }

@@ -1,7 +1,6 @@
 package segstore
 
 import (
-	"container/heap"
 	"context"
 	"crypto/sha256"
 	"io"
@@ -28,7 +27,6 @@ func (s *Store) Run(ctx context.Context) error {
 	defer wg.Wait()
 	wg.Go(func() { s.verifyAll(ctx) })
 
-	offset := wallOffset(s.instant())
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -38,14 +36,20 @@ func (s *Store) Run(ctx context.Context) error {
 		case <-s.wake:
 		case <-timer.C:
 		}
-		now := s.instant()
-		if moved := wallOffset(now) - offset; moved > jump || moved < -jump {
-			s.log.Info("the wall clock jumped; files keep their remaining time", "by", moved)
-			s.rename(now)
-			offset += moved
-		}
-		timer.Reset(s.sweep())
+		timer.Reset(s.look())
 	}
+}
+
+// look follows the wall clock where it jumped, removes what has expired, and returns the time until
+// the next look. It is Run's.
+func (s *Store) look() time.Duration {
+	now := s.instant()
+	if moved := wallOffset(now) - s.offset; moved > jump || moved < -jump {
+		s.log.Info("the wall clock jumped; files keep their remaining time", "by", moved)
+		s.rename(now)
+		s.offset += moved
+	}
+	return s.sweep()
 }
 
 // wallOffset is the wall clock less the monotonic one: constant but for jumps.
@@ -106,9 +110,9 @@ func (s *Store) wakeFor(e *entry) {
 
 // requeue moves e within its directory's queues. s.mu is held.
 func (e *entry) requeue(queue uint8, key int64) {
-	heap.Remove(&e.dir.queues[e.queue], int(e.pos))
+	e.dir.dequeue(e)
 	e.queue, e.key = queue, key
-	e.dir.push(e)
+	e.dir.enqueue(e)
 }
 
 // rename writes the expiry times of files stored by this process into their names again, after
@@ -139,10 +143,11 @@ func (s *Store) renameOne(e *entry, now instant) error {
 	if !in || !timed {
 		return nil
 	}
-	expires := max(1, now.wall.Add(left).UnixMilli())
+	expires := now.expiry(left)
 	if err := e.dir.committed.Rename(from, committedName(expires, e.digest, e.unique)); err != nil {
 		return err
 	}
+	s.step("renamed within .committed")
 	s.mu.Lock()
 	e.expires = expires
 	s.mu.Unlock()

@@ -112,7 +112,7 @@ func TestUnsetClock(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	cfg := Config{DataDir: dir, StorageLimit: 1 << 20}
-	before := committedName(firstSane.Add(-90*time.Minute).UnixMilli(), id.DigestOf([]byte("x")), 1)
+	before := committedName(firstSane.Add(30*time.Minute).UnixMilli(), id.DigestOf([]byte("x")), 1)
 	s := open(t, cfg)
 	mustPut(t, s, pubA, "/before", time.Hour, []byte("x"))
 	names, _ := filepath.Glob(filepath.Join(dir, committedDir, "*"))

@@ -147,12 +147,7 @@ func (s *Store) adopt(d *dir, pub id.PublisherID, full string, e *entry, now ins
 	if err != nil || e == nil || e.pub != nil {
 		return false
 	}
-	switch {
-	case e.expires == 0:
-		e.queue, e.key = queueKept, e.stored
-	default:
-		e.queue, e.key = queueWall, e.expires
-	}
+	e.timed(now)
 	if e.expired(now) {
 		return false
 	}
@@ -165,6 +160,12 @@ func (s *Store) adopt(d *dir, pub id.PublisherID, full string, e *entry, now ins
 		s.detach(other)
 		s.remove(other)
 	}
+	if e.queue == queueMono && now.sane {
+		// Or each start from now on would give it its time anew.
+		if err := e.dir.renameExpiry(e, now); err != nil {
+			s.log.Warn("cannot note a file's expiry time", "dir", d.path, "path", p, "err", err)
+		}
+	}
 	e.pub = s.publisher(pub)
 	e.path = p
 	s.insert(e)
@@ -173,6 +174,17 @@ func (s *Store) adopt(d *dir, pub id.PublisherID, full string, e *entry, now ins
 		s.toVerify = append(s.toVerify, e)
 	}
 	return true
+}
+
+// renameExpiry writes into the name of a scanned file when it expires.
+func (d *dir) renameExpiry(e *entry, now instant) error {
+	left, _ := e.left(now)
+	expires := now.expiry(left)
+	if err := d.committed.Rename(e.name(), committedName(expires, e.digest, e.unique)); err != nil {
+		return err
+	}
+	e.expires = expires
+	return nil
 }
 
 // overLimit detaches what is beyond a limit that was lowered since the files were stored.

@@ -53,25 +53,28 @@ type Entry struct {
 // Store is the segment store of one box. All methods may be called concurrently.
 type Store struct {
 	log    *slog.Logger
-	opened time.Time // where monotonic time begins
-	live   *dir      // nil: no live directory
+	clock  clock
+	offset time.Duration // of the wall clock from the monotonic one when it was last looked at: Run's
+	live   *dir          // nil: no live directory
 	data   *dir
 
 	unique atomic.Uint64 // the last part of names in .committed and .incoming
 	paths  [64]sync.Mutex
-	wake   chan struct{} // something expires earlier than Run knows
-	hook   func(step string)
+	wake   chan struct{}           // something expires earlier than Run knows
+	hook   func(step string) error // a test's, see step
 
 	mu         sync.Mutex
 	publishers map[id.PublisherID]*publisher
-	wakeAt     int64 // ns since opened at which Run looks next
+	wakeAt     int64 // monotonic ns at which Run looks next
 	toVerify   []*entry
 }
 
 // Open takes the two directories, removes what a crash left there, and rebuilds the index. Only
 // one process can have a directory open. Errors name the directory and what to do. The caller
 // closes the store; nothing expires until Run runs, though expired files are not served.
-func Open(cfg Config, log *slog.Logger) (*Store, error) {
+func Open(cfg Config, log *slog.Logger) (*Store, error) { return openAt(cfg, log, systemClock()) }
+
+func openAt(cfg Config, log *slog.Logger, clock clock) (*Store, error) {
 	switch {
 	case cfg.DataDir == "":
 		return nil, errors.New("segment store: no data directory given")
@@ -84,10 +87,11 @@ func Open(cfg Config, log *slog.Logger) (*Store, error) {
 	}
 	s := &Store{
 		log:        log,
-		opened:     time.Now(),
+		clock:      clock,
 		wake:       make(chan struct{}, 1),
 		publishers: make(map[id.PublisherID]*publisher),
 	}
+	s.offset = wallOffset(s.instant())
 	var seed [8]byte
 	rand.Read(seed[:])
 	s.unique.Store(binary.NativeEndian.Uint64(seed[:]))

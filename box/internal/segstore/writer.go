@@ -7,6 +7,7 @@ import (
 	"hash"
 	"io"
 	"os"
+	"path"
 	"strconv"
 	"strings"
 	"sync"
@@ -53,7 +54,7 @@ func (s *Store) Create(m Meta) (*Writer, error) {
 	w.reserved = charge(max(0, m.Size))
 	var refusal *Refusal
 	for _, d := range s.dirsFor(m) {
-		err := s.reserve(d, w.reserved, m.TTL > 0)
+		err := s.room(d, w.reserved, m)
 		if err == nil {
 			w.d = d
 			break
@@ -75,6 +76,20 @@ func (s *Store) Create(m Meta) (*Writer, error) {
 		return nil, err
 	}
 	return w, nil
+}
+
+// room reserves need bytes of d for a file, if the disk has them too: better to say so before the
+// bytes have come.
+func (s *Store) room(d *dir, need int64, m Meta) *Refusal {
+	if err := s.reserve(d, need, m.TTL > 0); err != nil {
+		return err
+	}
+	lacks := func() bool { total, free := d.disk(); return total > 0 && free < m.Size }
+	if lacks() && (!s.freeDisk(d, m.Size) || lacks()) {
+		s.release(d, need)
+		return refuse(wire.KindFull, "the box's disk is full")
+	}
+	return nil
 }
 
 // dirsFor returns where a file may go, the best first: live segments where memory cards are not
@@ -196,7 +211,7 @@ func (w *Writer) freeDisk() bool {
 	}
 	w.retried = true
 	need := max(w.m.Size-w.n, copyBuffer)
-	return w.s.freeDisk(w.d, need, w.m.TTL > 0)
+	return w.s.freeDisk(w.d, need)
 }
 
 func (w *Writer) retryNoSpace(do func() error) error {
@@ -296,13 +311,20 @@ func (w *Writer) publish(e *entry) error {
 	e.stored = now.wall.UnixNano()
 	e.schedule(w.m.TTL, now)
 	name := e.name()
+	if err := s.step("received"); err != nil {
+		return err
+	}
 	if err := d.root.Rename(w.name, committedDir+"/"+name); err != nil {
 		return err
 	}
-	s.step("renamed into .committed")
-	if err := d.linkVisible(name, w.m.Publisher, e.path, w.unique); err != nil {
+	err := s.step("renamed into .committed")
+	if err == nil {
+		err = d.linkVisible(name, w.m.Publisher, e.path, w.unique)
+	}
+	if err != nil {
+		d.removeEmpty(path.Dir(visible(w.m.Publisher, e.path)))
 		if back := d.root.Rename(committedDir+"/"+name, w.name); back != nil {
-			return errors.Join(err, back)
+			return errors.Join(err, back, d.committed.Remove(name))
 		}
 		return err
 	}

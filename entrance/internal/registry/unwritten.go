@@ -94,7 +94,13 @@ func (w *writer) busy(box id.BoxID) bool {
 func (w *writer) count() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return len(w.waiting) + len(w.inFlight)
+	n := len(w.waiting)
+	for box := range w.inFlight { // a batch at most
+		if !w.waiting[box] {
+			n++
+		}
+	}
+	return n
 }
 
 func (w *writer) queued() int {

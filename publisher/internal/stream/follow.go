@@ -112,8 +112,8 @@ func (s *Stream) learn(r *rendition, m *playlist.Media) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	target, version := max(r.targetDuration, m.TargetDuration, 1), max(r.version, m.Version)
-	if target != r.targetDuration || version != r.version || !slices.Equal(r.header, m.Header) {
-		r.targetDuration, r.version, r.header = target, version, m.Header
+	if target != r.targetDuration || version != r.version {
+		r.targetDuration, r.version = target, version
 		s.changed()
 	}
 }

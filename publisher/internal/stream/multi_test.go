@@ -71,6 +71,17 @@ func TestOneMediaPlaylistMayBeOneOfMany(t *testing.T) {
 	r.media("w.m3u8", 0, "w.ts")
 	r.write("master.m3u8", "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\nv.m3u8\n#EXT-X-STREAM-INF:BANDWIDTH=2\nw.m3u8\n")
 	r.step(0)
+	if _, ok := r.s.Playlist("index.m3u8"); ok {
+		t.Fatal("shown with one segment of each, when players could not go on")
+	}
+	r.segments("a", "w1.ts")
+	r.media("w.m3u8", 0, "w.ts", "w1.ts")
+	r.step(time.Second)
+	if _, ok := r.s.Playlist("index.m3u8"); ok {
+		t.Fatal("shown with one segment of one of them")
+	}
+	r.media("v.m3u8", 0, "v.ts", "v1.ts")
+	r.step(0)
 	if page, _ := r.s.Playlist("index.m3u8"); !strings.Contains(string(page.Body), "BANDWIDTH=2\nw/index.m3u8") {
 		t.Errorf("got\n%s", page.Body)
 	}
@@ -108,6 +119,10 @@ func TestSeveralPlaylistsWithoutMultivariant(t *testing.T) {
 	r.media("b.m3u8", 0, "b0.ts")
 	r.media("a.m3u8", 0, "a0.ts")
 	r.step(0)
+	if _, ok := r.s.Playlist("index.m3u8"); ok {
+		t.Error("shown with one segment of each")
+	}
+	r.step(4 * time.Second) // two target durations are long enough to wait
 	want := "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=2000\na/index.m3u8\n#EXT-X-STREAM-INF:BANDWIDTH=1000\nb/index.m3u8\n"
 	if page, _ := r.s.Playlist("index.m3u8"); string(page.Body) != want {
 		t.Errorf("got\n%s\nwant\n%s", page.Body, want)

@@ -1,266 +1,299 @@
 package stream
 
 import (
-	"flag"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 )
 
-// encoder writes one rendition as encoders do, with all that can go wrong. The content of a
-// segment says which it is: rendition, run, number.
-type encoder struct {
-	r      *rig
-	rng    *rand.Rand
-	name   string // rendition
-	run    int
-	next   int // number of the next segment
-	first  int // listed
-	listed []string
-	window int
-	ring   int // names repeat after so many; 0: never
-	goesOn int // the number that the last run would have come to
-	ended  bool
-}
+// How many random histories are played, and from which seed on. More than the default finds
+// more: DANDELION_HISTORIES=20000 go test -run Promises ./publisher/internal/stream
+const (
+	histories   = 16
+	stepsOfEach = 200
+)
 
-func (e *encoder) playlist() string { return e.name + ".m3u8" }
-
-func (e *encoder) file(number int) string {
-	if e.ring > 0 {
-		number %= e.ring
+func fromEnv(t *testing.T, name string, otherwise int) int {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
 	}
-	return fmt.Sprintf("%s-%d.ts", e.name, number)
-}
-
-func (e *encoder) content(number int) string {
-	return fmt.Sprintf("%s %d %d %s", e.name, e.run, number, strings.Repeat("x", number%7))
-}
-
-func (e *encoder) text() string {
-	s := mediaText(e.first, e.listed...)
-	if e.ended {
-		s += "#EXT-X-ENDLIST\n"
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
 	}
-	return s
+	return n
 }
 
-// produce adds a segment and lists it.
-func (e *encoder) produce() {
-	e.ended = false
-	e.r.write(e.file(e.next), e.content(e.next))
-	e.listed = append(e.listed, e.file(e.next))
-	e.next++
-	if len(e.listed) > e.window {
-		gone := e.first
-		e.first++
-		e.listed = e.listed[1:]
-		if e.ring == 0 && e.rng.IntN(2) == 0 {
-			os.Remove(e.r.dir + "/" + e.file(gone))
-		}
-	}
-	e.r.write(e.playlist(), e.text())
-}
-
-// restart begins again with the same names. The old playlist stays until the first segment is whole.
-func (e *encoder) restart() {
-	if e.rng.IntN(3) == 0 {
-		e.ended = true
-		e.r.write(e.playlist(), e.text())
-		e.ended = false
-	}
-	e.run++
-	if len(e.listed) > 0 {
-		e.goesOn = e.next
-	}
-	e.next = 0
-	if e.rng.IntN(3) == 0 {
-		e.next = e.rng.IntN(30)
-	}
-	if e.next == e.goesOn {
-		e.next++ // that number would look as if nothing had happened
-	}
-	e.first, e.listed = e.next, nil
-}
-
-// tear leaves the playlist half written, at the end of a line: what does not show by itself.
-func (e *encoder) tear() {
-	lines := strings.SplitAfter(e.text(), "\n")
-	e.r.write(e.playlist(), strings.Join(lines[:1+e.rng.IntN(len(lines)-1)], ""))
-}
-
-// begin writes the start of the next segment, which may be a file that is still listed.
-func (e *encoder) begin() { e.r.write(e.file(e.next), "half of "+e.content(e.next)) }
-
-// lose lists two segments and deletes the first of them before anybody looks.
-func (e *encoder) lose() {
-	e.produce()
-	lost := e.file(e.next - 1)
-	e.produce()
-	os.Remove(e.r.dir + "/" + lost)
-}
-
-var seeds = flag.Int("seeds", 40, "random histories to play")
-
-// Whatever the encoder, the boxes and crashes do, a viewer sees playlists that keep what RFC
-// 8216 section 6.2 promises between any two reloads, and that lead to whole segments, each
-// once and in order, with every break marked.
+// Whatever the encoder, the boxes, the disk and crashes do, a viewer sees playlists that keep
+// what RFC 8216 section 6.2 promises between any two reloads, and that lead to whole
+// segments, each once and in order, with every break marked; and when all is calm, to all.
 func TestPlaylistsKeepTheirPromises(t *testing.T) {
 	t.Parallel()
-	for seed := range *seeds {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) { t.Parallel(); play(t, uint64(seed), 250) })
+	first := fromEnv(t, "DANDELION_SEED", 0)
+	for seed := first; seed < first+fromEnv(t, "DANDELION_HISTORIES", histories); seed++ {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) { t.Parallel(); play(t, uint64(seed)) })
 	}
 }
 
-func play(t *testing.T, seed uint64, steps int) {
+// model is a stream with all that works on it.
+type model struct {
+	*rig
+	rng      *rand.Rand
+	encoders []*encoder
+	damaged  bool // the state file was, once
+}
+
+func newModel(t testing.TB, seed uint64) *model {
 	rng := rand.New(rand.NewPCG(seed, 1))
-	r := newRig(t)
+	m := &model{rig: newRig(t), rng: rng}
+	m.also = newViewers(m.rig, rng)
 	if rng.IntN(4) == 0 {
-		r.cfg.WindowLimit = 200 // a few segments
+		m.cfg.WindowLimit, m.also.limited = 400, true // a few segments
 	}
-	encoders := []*encoder{
-		{r: r, rng: rng, name: "low", window: 2 + rng.IntN(8)},
-		{r: r, rng: rng, name: "high", window: 2 + rng.IntN(8)},
+	names := []string{"low", "high", "audio"}[:1+rng.IntN(3)]
+	for _, name := range names {
+		e := newEncoder(m.rig, rng, name)
+		m.encoders, m.also.encoders[name] = append(m.encoders, e), e
 	}
-	for _, e := range encoders {
-		if rng.IntN(3) == 0 {
-			e.ring = e.window + rng.IntN(4)
-		}
+	if len(names) > 1 {
+		m.write("master.m3u8", "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\n"+strings.Join(names, ".m3u8\n#EXT-X-STREAM-INF:BANDWIDTH=2\n")+".m3u8\n")
 	}
-	history := &history{t: t, at: map[string]string{}, number: map[string]uint64{}}
-	r.start()
-	for range steps {
-		e := encoders[rng.IntN(len(encoders))]
-		switch action := rng.IntN(100); {
-		case action < 35:
-			e.produce()
-			r.look()
-		case action < 40:
-			e.produce() // unseen
-		case action < 43:
-			e.restart()
-		case action < 46:
-			e.begin()
-			r.look()
-		case action < 50:
-			e.tear()
-			r.look()
-			if rng.IntN(2) == 0 {
-				e.r.write(e.playlist(), e.text())
-			} else {
-				e.restart() // it crashed while it wrote
-			}
-		case action < 53:
-			e.produce()
-			r.look() // that it restarted and lost its first segment together could not be told
-			e.lose()
-			r.look()
-		case action < 60:
-			r.now = r.now.Add(time.Duration(rng.IntN(3000)) * time.Millisecond)
-			r.look()
-		case action < 62:
-			r.now = r.now.Add(20 * time.Second)
-			r.look()
-		case action < 75:
-			r.save()
-		case action < 90:
-			if len(r.placed) > 0 {
-				r.s.Placed(r.placed[rng.IntN(len(r.placed))].Path)
-			}
-		case action < 93:
-			r.s.tick(r.now)
-		case action < 95:
-			r.boxes = 3 - r.boxes
-		case action < 98:
-			r.start() // kill -9: nothing is written
-		default:
-			r.save()
-			r.start()
-		}
-		r.check()
-		history.look(r)
+	return m
+}
+
+func play(t *testing.T, seed uint64) {
+	t.Logf("DANDELION_SEED=%d", seed)
+	m := newModel(t, seed)
+	m.start()
+	for range stepsOfEach {
+		m.now = m.now.Add(time.Duration(m.rng.IntN(700)) * time.Millisecond)
+		m.act(m.encoders[m.rng.IntN(len(m.encoders))])
+		m.check()
+		m.also.offered()
 	}
-	// When all is calm again, everything that is listed is shown.
-	for range 5 {
-		for _, e := range encoders {
-			e.produce()
-		}
-		r.step(3 * time.Second)
-	}
-	r.step(3 * time.Second)
-	for _, e := range encoders {
-		media := r.shown(e.name + "/index.m3u8")
-		if got := r.read(e.name, media.Entries[len(media.Entries)-1].URI); got != e.content(e.next-1) {
-			t.Errorf("%s ends with %q, want %q; log:\n%s", e.name, got, e.content(e.next-1), r.logs)
-		}
-	}
-	history.look(r)
-	if t.Failed() {
-		t.Logf("seed %d; log:\n%s", seed, r.logs)
+	m.calm()
+}
+
+func (m *model) act(e *encoder) {
+	switch action := m.rng.IntN(100); {
+	case action < 45:
+		m.encode(e, action)
+	case action < 50:
+		m.now = m.now.Add(time.Duration(m.rng.IntN(3000)) * time.Millisecond)
+		m.look()
+	case action < 52:
+		m.now = m.now.Add(20 * time.Second)
+		m.look()
+	case action < 60:
+		m.save()
+	case action < 64:
+		m.saveWhile()
+	case action < 76:
+		m.placedOne()
+	case action < 80:
+		m.s.tick(m.now)
+	case action < 82:
+		m.boxes = 3 - m.boxes
+	case action < 84:
+		m.diskFull(e)
+	case action < 86:
+		m.save() // a graceful stop
+		m.start()
+	case action < 98:
+		m.crash(e)
+	case action < 99:
+		m.damage()
+	default:
+		m.calm()
 	}
 }
 
-// history is what viewers have seen so far, by rendition and sequence number.
-type history struct {
-	t      *testing.T
-	at     map[string]string // content by rendition and number
-	number map[string]uint64 // by content
-}
-
-func (h *history) look(r *rig) {
-	h.t.Helper()
-	for _, name := range []string{"low", "high"} {
-		if _, ok := r.s.Playlist(name + "/index.m3u8"); !ok {
-			continue
+// encode lets the encoder do something.
+func (m *model) encode(e *encoder, action int) {
+	switch {
+	case action < 25:
+		e.produce()
+	case action < 29:
+		e.produce() // unseen
+		return
+	case action < 32:
+		e.restart()
+		return
+	case action < 34:
+		e.begin()
+	case action < 38:
+		e.tear()
+		m.look()
+		if m.rng.IntN(2) == 0 {
+			m.write(e.playlist(), e.text())
+		} else {
+			e.restart() // it crashed while it wrote
 		}
-		media := r.shown(name + "/index.m3u8")
-		var before string // content of the entry before
-		gaps := 0
-		for i, e := range media.Entries {
-			number := media.Sequence + uint64(i)
-			if e.Gap {
-				gaps++
-				continue
-			}
-			content := r.read(name, e.URI)
-			key := fmt.Sprint(name, number)
-			if was, ok := h.at[key]; ok && was != content {
-				h.t.Fatalf("%s %d was %q and is %q", name, number, was, content)
-			}
-			if was, ok := h.number[content]; ok && was != number {
-				h.t.Fatalf("%q is shown as %d and as %d; log:\n%s", content, was, number, r.logs)
-			}
-			h.at[key], h.number[content] = content, number
-			h.follows(r, before, content, gaps, e.Discontinuity)
-			before, gaps = content, 0
+		return
+	case action < 41:
+		e.produce()
+		m.look() // that it restarted and lost its first segment together could not be told
+		e.lose()
+	case action < 43:
+		e.end()
+	default:
+		if len(e.listed) > 0 { // deleted early
+			os.Remove(m.dir + "/" + e.file(e.listed[m.rng.IntN(len(e.listed))].number))
 		}
-	}
-	// What is being placed is the same.
-	for _, seg := range r.placed {
-		if f, info, err := r.s.Open(seg.Path); err == nil {
-			f.Close()
-			if info.Digest != seg.Digest || !info.Placeable {
-				h.t.Fatalf("%s: offered with %s, opened with %+v", seg.Path, seg.Digest, info)
-			}
-		}
-	}
-}
-
-// follows checks that one segment may stand behind another.
-func (h *history) follows(r *rig, before, content string, gaps int, discontinuity bool) {
-	h.t.Helper()
-	var name string
-	var run, number, runBefore, numberBefore int
-	if n, _ := fmt.Sscanf(content, "%s %d %d", &name, &run, &number); n != 3 || strings.HasPrefix(content, "half") {
-		h.t.Fatalf("%q is not a whole segment; log:\n%s", content, r.logs)
-	}
-	if before == "" || discontinuity {
 		return
 	}
-	fmt.Sscanf(before, "%s %d %d", &name, &runBefore, &numberBefore)
-	if run != runBefore || number != numberBefore+1+gaps {
-		h.t.Fatalf("%q follows %q with %d gaps and no discontinuity; log:\n%s", content, before, gaps, r.logs)
+	m.look()
+}
+
+// away lets the encoders do anything while nobody looks.
+func (m *model) away() {
+	for range m.rng.IntN(12) {
+		m.now = m.now.Add(time.Duration(m.rng.IntN(1500)) * time.Millisecond)
+		switch e := m.encoders[m.rng.IntN(len(m.encoders))]; m.rng.IntN(8) {
+		case 0:
+			e.restart()
+		case 1:
+			e.end()
+		default:
+			e.produce()
+		}
+	}
+}
+
+func (m *model) placedOne() {
+	if len(m.placed) > 0 {
+		m.s.placed(m.now, m.placed[m.rng.IntN(len(m.placed))].Path)
+		m.check()
+	}
+}
+
+// saveWhile writes the state while all goes on.
+func (m *model) saveWhile() {
+	goOn := func() {
+		for range m.rng.IntN(3) {
+			m.encoders[m.rng.IntN(len(m.encoders))].produce()
+			m.look()
+			m.placedOne()
+		}
+		m.s.tick(m.now)
+		m.check()
+	}
+	m.s.write = func(name string, state *stateFile) error {
+		goOn()
+		err := writeState(name, state)
+		goOn()
+		return err
+	}
+	m.save()
+	m.s.write = writeState
+}
+
+// diskFull lets a segment come while nothing can be written, and be it there in time after.
+func (m *model) diskFull(e *encoder) {
+	m.full = true
+	m.s.write = func(name string, _ *stateFile) error {
+		if err := os.WriteFile(name+".tmp", []byte(`{"ver`), 0o600); err != nil {
+			m.t.Fatal(err)
+		}
+		return errors.New("no space left on device")
+	}
+	for range 1 + m.rng.IntN(3) {
+		e.produce()
+		m.look()
+		m.s.save(m.now)
+		m.s.tick(m.now)
+		m.check()
+	}
+	m.full, m.s.write = false, writeState
+}
+
+// crash is a kill -9 at any moment: between two steps, or between any two steps of writing
+// the state.
+func (m *model) crash(e *encoder) {
+	stage := m.rng.IntN(6)
+	m.s.write = func(name string, state *stateFile) error {
+		b, err := json.Marshal(state)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		switch stage {
+		case 0: // in the middle of the temporary file
+			err = os.WriteFile(name+".tmp", b[:m.rng.IntN(len(b))], 0o600)
+		case 1: // behind it
+			err = os.WriteFile(name+".tmp", b, 0o600)
+		case 2: // renamed, and nobody was told
+			err = writeState(name, state)
+		}
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		return errors.New("killed")
+	}
+	m.s.save(m.now)
+	m.check()
+	m.away()
+	if m.rng.IntN(4) == 0 { // the clock of a small device jumps
+		jump := time.Duration(m.rng.IntN(7200)-3600) * time.Second
+		m.now, m.also.skew = m.now.Add(jump), m.also.skew+jump
+	}
+	m.start()
+}
+
+// damage spoils the state file, as no crash does; what was in it is lost, the promises are not.
+func (m *model) damage() {
+	b, err := os.ReadFile(m.state + "/state.json")
+	if err != nil || m.damaged {
+		return
+	}
+	m.damaged = true
+	if err := os.WriteFile(m.state+"/state.json", b[:m.rng.IntN(len(b))], 0o600); err != nil {
+		m.t.Fatal(err)
+	}
+	clear(m.seen)
+	m.also.forget()
+	m.start()
+}
+
+// calm lets the encoders work undisturbed: everything that they list is shown then, without a
+// break of ours.
+func (m *model) calm() {
+	m.t.Helper()
+	const rounds = 8
+	var contents [rounds]map[*encoder]string
+	for i := range rounds {
+		contents[i] = map[*encoder]string{}
+		for _, e := range m.encoders {
+			e.produce()
+			contents[i][e] = e.content(e.listed[len(e.listed)-1])
+		}
+		m.step(3 * time.Second)
+	}
+	m.step(3 * time.Second)
+	for _, e := range m.encoders {
+		media := m.shown(e.name + "/index.m3u8")
+		for i := range min(e.window, rounds/2) {
+			if i >= len(media.Entries) && m.also.limited {
+				break // shortened to three target durations
+			}
+			entry := media.Entries[len(media.Entries)-1-i]
+			if entry.Gap {
+				m.t.Fatalf("%s: a gap where all was calm\n%s\nlog:\n%s", e.name, media.AppendTo(nil), m.logs)
+			}
+			want := contents[rounds-1-i][e]
+			if got := m.read(e.name, entry.URI); got != want || entry.Discontinuity != strings.Contains(want, "true") {
+				m.t.Fatalf("%s: %q is shown (discontinuity: %v), want %q; log:\n%s", e.name, got, entry.Discontinuity, want, m.logs)
+			}
+		}
+	}
+	if _, ok := m.s.Playlist("index.m3u8"); !ok {
+		m.t.Fatalf("no index; log:\n%s", m.logs)
 	}
 }

@@ -22,7 +22,6 @@ type look struct {
 	from, to                uint64
 	targetDuration, version int
 	ended                   bool
-	header                  string
 }
 
 // show makes visible what may be seen now, and renders the playlists that changed. Called with
@@ -33,7 +32,7 @@ func (s *Stream) show(now time.Time) {
 		r.show(now, s.saved)
 		is := look{
 			from: r.number(r.start), to: r.number(r.shown), targetDuration: r.onDisk.targetDuration,
-			version: r.version, ended: r.isEnded(now), header: strings.Join(r.header, "\n"),
+			version: r.onDisk.version, ended: r.isEnded(now),
 		}
 		if is == r.look || r.shown == r.start {
 			continue
@@ -55,11 +54,11 @@ func (s *Stream) show(now time.Time) {
 func (r *rendition) render(prefix string) []byte {
 	shown := r.entries[r.start:r.shown]
 	m := &playlist.Media{
-		Version:               r.version,
+		Version:               r.look.version,
 		TargetDuration:        r.look.targetDuration,
 		Sequence:              r.number(r.start),
 		DiscontinuitySequence: r.discontinuities,
-		Header:                r.header,
+		Header:                shown[len(shown)-1].Header,
 		Entries:               make([]playlist.Entry, len(shown)),
 		Ended:                 r.look.ended,
 	}
@@ -74,10 +73,7 @@ func (r *rendition) render(prefix string) []byte {
 		if prefix != "" {
 			moveEntry(&m.Entries[i], prefix)
 		}
-		m.Version = max(m.Version, neededVersion(&e.Listed))
 	}
-	r.version = max(r.version, m.Version)
-	r.look.version = r.version
 	return m.AppendTo(nil)
 }
 
@@ -129,11 +125,21 @@ func (r *rendition) maxAge() time.Duration {
 	return min(target/2, maxPlaylistAge)
 }
 
-// mayBeAlone says when to stop waiting with "index.m3u8": an encoder writes its multivariant playlist after the first
-// segment of each rendition; before, one media playlist could be all there is. A player that began
-// with a single segment would have nothing to play when the next one is a moment late.
-func (r *rendition) mayBeAlone(now time.Time) bool {
-	return r.shown-r.start >= 2 || r.isEnded(now) || !now.Before(r.pageAt.Add(2*time.Duration(r.targetDuration)*time.Second))
+// longAgo is when the page of a rendition was shown first that an earlier process showed: who
+// plays it waits for nothing.
+var longAgo = time.Unix(0, 0)
+
+// mayBegin says when to stop waiting with "index.m3u8". A player that began with a single
+// segment would have nothing to play when the next one is a moment late. And an encoder writes
+// its multivariant playlist after the first segment of each rendition; before, one media
+// playlist could be all there is.
+func (r *rendition) mayBegin(now time.Time) bool {
+	return r.shown-r.start >= 2 || r.isEnded(now) || !now.Before(r.waitsUntil())
+}
+
+// waitsUntil is when two target durations have passed since the rendition had a page.
+func (r *rendition) waitsUntil() time.Time {
+	return r.pageAt.Add(2 * time.Duration(r.targetDuration) * time.Second)
 }
 
 // indexWaits reports whether there is no index yet, so that time alone can show it.
@@ -156,23 +162,36 @@ func (s *Stream) showIndex(now time.Time) {
 		}
 	}
 	switch {
-	case len(listed) == 1 && listed[0].mayBeAlone(now):
+	case len(listed) == 1 && listed[0].mayBegin(now):
 		r := listed[0]
 		if s.index.alone != r {
 			s.index.alone = r
 			s.changed()
 		}
 		s.setPage(now, "index.m3u8", r.render(string(r.name)+"/"), r.maxAge())
-	case len(listed) > 1:
+	case len(listed) > 1 && !waits(now, listed):
 		s.setPage(now, "index.m3u8", s.compose(listed), maxPlaylistAge)
 	}
 }
 
-// showMultivariant renders the encoder's multivariant playlist as soon as all that it names
-// is there, or when that takes too long, without what is not.
+// waits reports whether "index.m3u8" waits for one of the renditions, at most two target
+// durations of the one that came first.
+func waits(now time.Time, all []*rendition) bool {
+	waiting := false
+	for _, r := range all {
+		if !now.Before(r.waitsUntil()) {
+			return false
+		}
+		waiting = waiting || !r.mayBegin(now)
+	}
+	return waiting
+}
+
+// showMultivariant renders the encoder's multivariant playlist as soon as players can begin
+// with all that it names, or when that takes too long, without what is not there.
 func (s *Stream) showMultivariant(now time.Time) {
-	missing, variants := false, 0
-	var oldest time.Time
+	missing := false
+	var variants []*rendition
 	rewritten := s.index.multi.Rewrite(func(uri string) (string, bool) {
 		name, err := source.Resolve(s.index.path, uri)
 		if err != nil {
@@ -180,17 +199,15 @@ func (s *Stream) showMultivariant(now time.Time) {
 		}
 		for _, r := range s.renditions {
 			if r.path == name && !r.pageAt.IsZero() {
-				variants++
-				if until := r.pageAt.Add(2 * time.Duration(r.targetDuration) * time.Second); oldest.IsZero() || until.Before(oldest) {
-					oldest = until
-				}
+				variants = append(variants, r)
 				return string(r.name) + "/index.m3u8", true
 			}
 		}
 		missing = true
 		return "", false
 	})
-	if variants == 0 || missing && now.Before(oldest) {
+	late := slices.ContainsFunc(variants, func(r *rendition) bool { return !now.Before(r.waitsUntil()) })
+	if len(variants) == 0 || missing && !late || waits(now, variants) {
 		return
 	}
 	s.setPage(now, "index.m3u8", rewritten.AppendTo(nil), maxPlaylistAge)

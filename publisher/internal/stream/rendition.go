@@ -18,11 +18,10 @@ type rendition struct {
 	first           uint64
 	discontinuities uint64 // DISCONTINUITY-SEQUENCE before entries[0]
 	entries         []*entry
-	targetDuration  int // seconds, grows only
-	version         int // EXT-X-VERSION, grows only
-	header          []string
-	want            int // entries that the encoder keeps in its playlist
-	ended           bool
+	targetDuration  int  // seconds, grows only
+	version         int  // EXT-X-VERSION, grows only
+	want            int  // entries that the encoder keeps in its playlist
+	ended           bool // the encoder said so behind the last entry
 
 	// Where the playlist may begin once all entries are shown. It is on disk before an entry is
 	// shown that lets the playlist begin there, so that after a crash, when all entries of the
@@ -45,6 +44,7 @@ type rendition struct {
 type promise struct {
 	target, forced uint64
 	targetDuration int
+	version        int
 	ended          bool
 }
 
@@ -58,13 +58,14 @@ type entry struct {
 	Complete time.Time      `json:"complete"`
 	TTL      time.Duration  `json:"ttl"`
 	Origin   origin         `json:"origin"`
+	Longest  time.Duration  `json:"longest,omitempty"` // of the playlists that it was in
+	Header   []string       `json:"header,omitempty"`  // of the playlist that ends with it
 
 	version  uint64 // of the state in which it came
 	fileLost bool   // its file was gone at the start
 	released bool   // viewers may see it when all before it are shown
 	deadline time.Time
-	leftAt   time.Time     // when it left the playlist
-	longest  time.Duration // of the playlists that it was in
+	leftAt   time.Time // when it left the playlist
 }
 
 // origin is where an entry came from.
@@ -90,6 +91,7 @@ func (r *rendition) end() uint64         { return r.number(len(r.entries)) }
 func (r *rendition) append(e *entry, listing int, sliding bool) {
 	r.entries = append(r.entries, e)
 	r.targetDuration = max(r.targetDuration, e.Listed.Duration.Rounded(), 1)
+	r.version = max(r.version, neededVersion(&e.Listed))
 	r.ended = false
 	r.resize(listing, sliding)
 }
@@ -146,7 +148,7 @@ func (r *rendition) show(now time.Time, saved uint64) bool {
 	r.shown, r.start = shown, start
 	length := r.span(start, shown)
 	for _, e := range r.entries[start:shown] {
-		e.longest = max(e.longest, length)
+		e.Longest = max(e.Longest, length)
 	}
 	return true
 }
@@ -167,7 +169,7 @@ func (r *rendition) leaves(now time.Time) bool {
 		return false
 	}
 	e := r.entries[0]
-	return now.Sub(e.leftAt) >= e.Listed.Duration.Value+e.longest
+	return now.Sub(e.leftAt) >= e.Listed.Duration.Value+e.Longest
 }
 
 // drop forgets the oldest entry, which has left the playlist.
@@ -186,5 +188,8 @@ func (r *rendition) drop() *entry {
 
 // isEnded reports whether viewers see that the stream ended.
 func (r *rendition) isEnded(now time.Time) bool {
+	if r.look.ended && r.look.to == r.number(r.shown) {
+		return true // who saw the end sees it until there is more
+	}
 	return r.ended && r.onDisk.ended && r.shown == len(r.entries) && !now.Before(r.endAt)
 }

@@ -19,6 +19,7 @@ import (
 type stateFile struct {
 	Version    int              `json:"version"` // of this layout
 	Boot       string           `json:"boot"`    // of the machine, see bootID
+	Floor      floor            `json:"floor,omitzero"`
 	IndexPath  string           `json:"index_path,omitempty"`
 	Index      string           `json:"index,omitempty"` // the encoder's multivariant playlist
 	Alone      id.RenditionName `json:"alone,omitempty"` // whose playlist the index is
@@ -36,9 +37,9 @@ type renditionState struct {
 	Discontinuities uint64              `json:"discontinuities"`
 	TargetDuration  int                 `json:"target_duration"`
 	Protocol        int                 `json:"protocol"`
-	Header          []string            `json:"header,omitempty"`
 	Want            int                 `json:"want"`
 	Ended           bool                `json:"ended,omitempty"`
+	Start           uint64              `json:"start,omitempty"` // of the playlist when this was written
 	Target          uint64              `json:"target"`
 	Met             bool                `json:"met"`
 	Epoch           uint64              `json:"epoch"`
@@ -71,7 +72,7 @@ func (s *Stream) save(now time.Time) bool {
 	state, promises := s.snapshot()
 	s.mu.Unlock()
 
-	if err := writeState(s.statePath(), state); err != nil {
+	if err := s.write(s.statePath(), state); err != nil {
 		s.report(problemState, fmt.Sprintf("the stream's state cannot be written, so nothing new is shown: %v", err))
 		return false
 	}
@@ -87,7 +88,7 @@ func (s *Stream) save(now time.Time) bool {
 }
 
 func (s *Stream) snapshot() (*stateFile, map[*rendition]promise) {
-	state := &stateFile{Version: stateVersion, Boot: bootID(), Renditions: []renditionState{}}
+	state := &stateFile{Version: stateVersion, Boot: bootID(), Floor: s.floor, Renditions: []renditionState{}}
 	if s.index.multi != nil {
 		state.IndexPath, state.Index = s.index.path, string(s.index.multi.AppendTo(nil))
 	}
@@ -96,10 +97,10 @@ func (s *Stream) snapshot() (*stateFile, map[*rendition]promise) {
 	}
 	promises := map[*rendition]promise{}
 	for _, r := range s.renditions {
-		promises[r] = promise{target: r.target, forced: r.forced, targetDuration: r.targetDuration, ended: r.ended}
+		promises[r] = promise{target: r.target, forced: r.forced, targetDuration: r.targetDuration, version: r.version, ended: r.ended}
 		rs := renditionState{
 			Path: r.path, Name: r.name, Listed: r.listed, First: r.first, Discontinuities: r.discontinuities,
-			TargetDuration: r.targetDuration, Protocol: r.version, Header: r.header, Want: r.want, Ended: r.ended, Target: r.target,
+			TargetDuration: r.targetDuration, Protocol: r.version, Want: r.want, Ended: r.ended, Start: r.number(r.start), Target: r.target,
 			Met: r.met, Epoch: r.epoch, EpochFirst: r.epochFirst, Next: r.next, ListFirst: r.listFirst, Started: r.started, Broken: r.broken,
 			Entries: make([]entry, len(r.entries)), Assets: map[string]assetRef{},
 		}
@@ -158,11 +159,8 @@ func (s *Stream) load(now time.Time) error {
 	}
 	var broken *brokenState
 	if errors.As(err, &broken) {
-		s.log.Error("stream state is damaged and put aside; sequence numbers begin anew", "file", s.statePath()+".bad", "err", err)
-		if err := os.Rename(s.statePath(), s.statePath()+".bad"); err != nil {
-			return err
-		}
-		return s.window.clean()
+		s.floor = floorAt(now)
+		return s.beginAnew(broken)
 	}
 	if err != nil {
 		return err
@@ -177,7 +175,38 @@ func (s *Stream) load(now time.Time) error {
 	return nil
 }
 
+// beginAnew puts a damaged state aside. The floor is on disk before anything else can happen.
+func (s *Stream) beginAnew(broken error) error {
+	bad := s.statePath() + ".bad"
+	s.log.Error("stream state is damaged and put aside; sequence numbers go on far above what they can have been",
+		"file", bad, "from", s.floor.Number, "err", broken)
+	if err := os.Remove(bad); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.Link(s.statePath(), bad); err != nil {
+		return err
+	}
+	state, _ := s.snapshot()
+	if err := s.write(s.statePath(), state); err != nil {
+		return err
+	}
+	return s.window.clean()
+}
+
 type brokenState struct{ error }
+
+// floor is below all numbers of renditions that begin.
+type floor struct {
+	Number        uint64 `json:"number,omitempty"`
+	Discontinuity uint64 `json:"discontinuity,omitempty"`
+}
+
+// floorAt is above every number that was shown before now, if segments last a second or more:
+// players wait long for numbers that fell, and find their way in numbers that rose.
+func floorAt(now time.Time) floor {
+	n := uint64(max(now.Unix(), 0))
+	return floor{Number: n, Discontinuity: n}
+}
 
 func readState(name string) (*stateFile, error) {
 	b, err := os.ReadFile(name)
@@ -198,6 +227,7 @@ func readState(name string) (*stateFile, error) {
 func (s *Stream) restore(now time.Time, state *stateFile) {
 	// A crash of the machine, unlike one of the process, can leave files that are not what was written.
 	verify := state.Boot == "" || state.Boot != bootID()
+	s.floor = state.Floor
 	there := map[id.Path]assetState{}
 	for _, a := range state.Assets {
 		if s.window.adopt(a.Digest, a.Size, verify) == nil {
@@ -219,12 +249,12 @@ func (s *Stream) restore(now time.Time, state *stateFile) {
 func (s *Stream) restoreRendition(now time.Time, rs *renditionState, there map[id.Path]assetState, verify bool) *rendition {
 	r := &rendition{
 		path: rs.Path, name: rs.Name, listed: rs.Listed, first: rs.First, discontinuities: rs.Discontinuities,
-		targetDuration: rs.TargetDuration, version: rs.Protocol, header: rs.Header, want: rs.Want, ended: rs.Ended, target: rs.Target,
+		targetDuration: rs.TargetDuration, version: rs.Protocol, want: rs.Want, ended: rs.Ended, target: rs.Target,
 		tracker: tracker{
 			met: rs.Met, epoch: rs.Epoch, epochFirst: rs.EpochFirst, next: rs.Next, listFirst: rs.ListFirst, started: rs.Started, broken: rs.Broken,
 		},
 		assets: map[string]assetRef{},
-		onDisk: promise{target: rs.Target, targetDuration: rs.TargetDuration, ended: rs.Ended},
+		onDisk: promise{target: rs.Target, targetDuration: rs.TargetDuration, version: rs.Protocol, ended: rs.Ended},
 	}
 	for key, ref := range rs.Assets {
 		if a, ok := there[ref.Path]; ok {
@@ -251,9 +281,12 @@ func (s *Stream) restoreRendition(now time.Time, rs *renditionState, there map[i
 		s.forget(r)
 	}
 	r.shown, r.start = len(r.entries), r.index(r.target)
-	length := r.span(r.start, r.shown)
+	if r.shown > r.start {
+		r.pageAt = longAgo
+	}
+	length := r.span(min(r.index(rs.Start), r.start), r.shown) // no playlist since was longer
 	for i, e := range r.entries {
-		e.longest = length
+		e.Longest = max(e.Longest, length)
 		if i < r.start {
 			e.leftAt = now
 		}

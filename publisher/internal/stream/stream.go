@@ -81,7 +81,8 @@ type Stream struct {
 	placer Placer
 	src    source.Source
 	window *window
-	dirty  chan struct{} // has an element when the state changed since it was written
+	write  func(name string, state *stateFile) error // writeState, but for tests
+	dirty  chan struct{}                             // has an element when the state changed since it was written
 
 	pages atomic.Pointer[map[string]Rendered] // by name, see Playlist
 
@@ -92,6 +93,7 @@ type Stream struct {
 	index      index
 	version    uint64 // of the state in memory; counts up
 	saved      uint64 // of the state on disk
+	floor      floor  // of the numbers of new renditions
 	checked    bool   // the configured TTL was long enough for the first listings
 	problems   [problemKinds]string
 }
@@ -139,6 +141,7 @@ func New(cfg Config, p Placer, log *slog.Logger) (*Stream, error) {
 	s := &Stream{
 		cfg: cfg, log: log, placer: p, src: src,
 		window: newWindow(filepath.Join(dir, "window")),
+		write:  writeState,
 		dirty:  make(chan struct{}, 1),
 		files:  map[id.Path]*file{}, pending: map[id.Path][]*entry{},
 	}
@@ -190,7 +193,9 @@ func (s *Stream) keep(ctx context.Context) {
 }
 
 // Placed says that a box holds the segment, so that viewers may see it.
-func (s *Stream) Placed(path id.Path) {
+func (s *Stream) Placed(path id.Path) { s.placed(time.Now(), path) }
+
+func (s *Stream) placed(now time.Time, path id.Path) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	waiting := s.pending[path]
@@ -201,7 +206,7 @@ func (s *Stream) Placed(path id.Path) {
 	for _, e := range waiting {
 		e.released = true
 	}
-	s.show(time.Now())
+	s.show(now)
 }
 
 // Playlist returns a playlist by its name below the stream: "index.m3u8" or

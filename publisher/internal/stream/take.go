@@ -22,7 +22,8 @@ func (s *Stream) take(now time.Time, r *rendition, m *playlist.Media, i int, e *
 	}
 	number := r.end()
 	if !r.started {
-		number, r.first, r.discontinuities = sequence, sequence, m.DiscontinuitySequence
+		number = max(sequence, s.floor.Number)
+		r.first, r.discontinuities = number, max(m.DiscontinuitySequence, s.floor.Discontinuity)
 	}
 	if e == nil {
 		e = gap(listed, number)
@@ -32,6 +33,10 @@ func (s *Stream) take(now time.Time, r *rendition, m *playlist.Media, i int, e *
 		e.Listed.Keys = withIVs(e.Listed.Keys, sequence)
 	}
 	e.Complete = now
+	e.Header = m.Header
+	if n := len(r.entries); n > 0 && !e.Listed.Discontinuity {
+		e.Header = r.entries[n-1].Header // one run of an encoder has one header; a half-written playlist has half of it
+	}
 	e.Origin.Epoch, e.Origin.Sequence, e.Origin.URI, e.Origin.Range = r.epoch, sequence, listed.URI, listed.Range
 	r.started, r.broken = true, false
 	r.append(e, len(m.Entries), m.Sequence > r.epochFirst)

@@ -16,8 +16,9 @@ import (
 // window is the directory with the copies, one file per content, named by its digest: the
 // same bytes listed twice are one file. Files appear whole or not at all.
 type window struct {
-	dir string
-	buf []byte // of put, which one goroutine calls
+	dir    string
+	create func() (*os.File, error) // a temporary file in dir, but for tests
+	buf    []byte                   // of put, which one goroutine calls
 
 	mu    sync.Mutex
 	files map[id.Digest]*stored
@@ -33,7 +34,10 @@ type stored struct {
 const copyBuffer = 256 << 10
 
 func newWindow(dir string) *window {
-	return &window{dir: dir, files: map[id.Digest]*stored{}}
+	return &window{
+		dir: dir, files: map[id.Digest]*stored{},
+		create: func() (*os.File, error) { return os.CreateTemp(dir, "tmp-*") },
+	}
 }
 
 func (w *window) name(d id.Digest) string { return filepath.Join(w.dir, d.String()) }
@@ -45,7 +49,7 @@ var errOwnDisk = errors.New("cannot write into the window")
 // whether the source is still what it was at the start; its error is returned and nothing is
 // kept. The caller then calls keep or discard.
 func (w *window) put(r io.Reader, whole func() error) (digest id.Digest, size int64, err error) {
-	tmp, err := os.CreateTemp(w.dir, "tmp-*")
+	tmp, err := w.create()
 	if err != nil {
 		return digest, 0, fmt.Errorf("%w: %w", errOwnDisk, err)
 	}
