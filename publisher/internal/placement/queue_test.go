@@ -108,15 +108,16 @@ func TestTooManyRest(t *testing.T) {
 	small, _ := s.write("small", "small")
 	s.push(taskOf(small, 0))
 	s.awaitRecord(small, msgSuccess)
-	if s.left() != 5 {
-		t.Errorf("%d tasks are left", s.left())
-	}
+	s.await("the others are left", func() bool { return s.left() == 5 })
 	s.queue.mu.Lock()
 	efforts := len(s.queue.efforts)
 	s.queue.mu.Unlock()
 	if efforts > 5 {
 		t.Errorf("%d efforts are remembered", efforts)
 	}
+	s.box(2)
+	s.changed <- struct{}{}
+	s.await("all placed", func() bool { return s.left() == 0 })
 }
 
 // TestTwins: the same task many times, while no box takes its file, is one task.
@@ -468,5 +469,26 @@ func (o *order) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proces
 		defer o.note(cmds...)
 		<-time.After(100 * time.Millisecond)
 		return next(ctx, cmds)
+	}
+}
+
+// TestLongerTTLRenewsCopies: a file that is to stay longer stays where it is.
+func TestLongerTTLRenewsCopies(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	for n := range 4 {
+		s.box(n)
+	}
+	path, d := s.write("file", "content")
+	s.start()
+	for _, ttl := range []int{60, 600, 3600} {
+		s.push(taskOf(path, ttl))
+		s.await("placed", func() bool { return s.left() == 0 })
+	}
+	if n := s.holders(path, d); n != 2 {
+		t.Errorf("on %d boxes", n)
+	}
+	if got := s.placement.records.holdersUntil(path, d, time.Now().Add(time.Hour-time.Minute)); len(got) != 2 {
+		t.Errorf("for an hour on %v", got)
 	}
 }

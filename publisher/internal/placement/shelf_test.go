@@ -40,6 +40,7 @@ type shop struct {
 	keys  keys.Publisher
 	log   *slog.Logger
 
+	mu      sync.Mutex
 	boxes   []*shelf
 	runs    atomic.Int64 // of the publisher
 	changed chan struct{}
@@ -81,6 +82,8 @@ func (l lines) Write(b []byte) (int, error) {
 func (s *shop) Changed() <-chan struct{} { return s.changed }
 
 func (s *shop) Boxes() []fleet.Box {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	var list []fleet.Box
 	for _, b := range s.boxes {
 		list = append(list, fleet.Box{
@@ -143,8 +146,20 @@ func (s *shop) push(task string) {
 	}
 }
 
-func (s *shop) left() int64 {
-	return s.redis.LLen(s.t.Context(), s.keys.SendingQueue()).Val() + s.redis.LLen(s.t.Context(), s.keys.Taken()).Val()
+// left returns how many tasks are in the two lists, at one moment.
+func (s *shop) left() (n int64) {
+	cmds, err := s.redis.TxPipelined(s.t.Context(), func(p redis.Pipeliner) error {
+		p.LLen(s.t.Context(), s.keys.SendingQueue())
+		p.LLen(s.t.Context(), s.keys.Taken())
+		return nil
+	})
+	if err != nil {
+		return -1
+	}
+	for _, cmd := range cmds {
+		n += cmd.(*redis.IntCmd).Val()
+	}
+	return n
 }
 
 func (s *shop) processed(path id.Path) map[string]string {
@@ -266,6 +281,8 @@ func (s *shop) box(n int) *shelf {
 	}))
 	s.t.Cleanup(srv.Close)
 	b.url = srv.URL
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.boxes = append(s.boxes, b)
 	return b
 }
