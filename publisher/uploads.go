@@ -36,6 +36,9 @@ func openUploads(dir string, limit int64) (*uploads, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("directory for uploads: %w: make it writable, or choose another data_dir", err)
 	}
+	if err := syncDirs(filepath.Dir(dir), filepath.Dir(dir)); err != nil {
+		return nil, err
+	}
 	return &uploads{dir: dir, limit: limit}, nil
 }
 
@@ -85,7 +88,28 @@ func (u *uploads) add(name string, ttl time.Duration, body io.Reader) (id.Path, 
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // the sweep took the directory while it was empty
 		}
-		return path, err
+		if err != nil {
+			return "", err
+		}
+		return path, syncDirs(filepath.Dir(final), u.dir)
+	}
+}
+
+// syncDirs makes the entries of dir, and of those above it up to top, outlive a crash of the
+// machine.
+func syncDirs(dir, top string) error {
+	for {
+		d, err := os.Open(dir)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(d.Sync(), d.Close()); err != nil {
+			return fmt.Errorf("syncing directory %s: %w", dir, err)
+		}
+		if dir == top || len(dir) < len(top) {
+			return nil
+		}
+		dir = filepath.Dir(dir)
 	}
 }
 

@@ -3,6 +3,7 @@ package publisher
 import (
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -108,5 +109,20 @@ func TestUploadTTL(t *testing.T) {
 		if got, err := uploadTTL(text); err == nil {
 			t.Errorf("ttl=%s: %v", text, got)
 		}
+	}
+}
+
+func TestSyncDirs(t *testing.T) {
+	t.Parallel()
+	top := t.TempDir()
+	dir := filepath.Join(top, "a", "b")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := syncDirs(dir, top); err != nil {
+		t.Error(err)
+	}
+	if err := syncDirs(filepath.Join(dir, "c"), top); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a directory that is not there: %v", err)
 	}
 }

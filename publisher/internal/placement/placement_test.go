@@ -351,7 +351,7 @@ func TestRest(t *testing.T) {
 	if !r.due(up, now) {
 		t.Error("not due at first")
 	}
-	for _, want := range []time.Duration{keepInterval, 2 * keepInterval, 4 * keepInterval} {
+	for _, want := range []time.Duration{firstRest, 2 * firstRest, 4 * firstRest} {
 		r = r.after(up, now)
 		if r.wait != want || r.due(up, now.Add(want-1)) || !r.due(up, now.Add(want)) {
 			t.Errorf("%+v, want %v", r, want)

@@ -1,19 +1,19 @@
 package placement
 
 import (
-	"context"
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"dandelion/pkg/id"
-	"dandelion/pkg/wire"
 	"dandelion/publisher/internal/push"
 )
 
@@ -28,11 +28,24 @@ type Records struct {
 	mu    sync.RWMutex
 	files map[id.Path]*record
 	dirty map[id.Path]bool // not in Redis as they are here
+	asks  map[id.Path]bool // boxes hold them; whether Redis knows their digest is not known yet
+	boxes map[id.BoxID]acquaintance
 	wake  chan struct{}
+
+	writing chan struct{} // holds a token while somebody writes to Redis: of two writers the later has the newer facts
+	marker  marker
+	named   map[string]bool // keys that could not be written, so that each is named once
+	outage  outage
+
+	forgotten, aged, unwritten, contradicted atomic.Int64 // see RecordTotals
 }
 
-// maxDirty is how many records wait for Redis before those that nobody holds are forgotten.
-const maxDirty = 100_000
+// Limits of the records.
+const (
+	maxDirty   = 100_000        // that wait for Redis before those that nobody holds are forgotten
+	maxRecords = 250_000        // before those that no box which is up holds are forgotten, and boxes' claims are not taken up
+	absence    = 24 * time.Hour // after which a box that was not seen holds nothing
+)
 
 type record struct {
 	digest  id.Digest
@@ -40,6 +53,22 @@ type record struct {
 	first   id.BoxID // that stored it
 	holders []holding
 	task    taskFacts
+
+	// sure: the digest is what the publisher pushed or what Redis has; otherwise it is what most
+	// boxes say.
+	sure   bool
+	asked  bool    // Redis was asked for it
+	looked bool    // at the publisher's own file too
+	rivals []claim // what other boxes say, while it is not sure
+
+	stale   []id.Digest // of bytes that it replaced: their holders are still in Redis
+	written time.Time   // to Redis, the latest attempt
+}
+
+// acquaintance is what is remembered of a box.
+type acquaintance struct {
+	seen time.Time // when it was up, or when its name was read in Redis
+	told bool      // it said itself what it holds: nothing in Redis counts beside that
 }
 
 // taskFacts is what a record keeps of the task that its file came with; zero for a live segment.
@@ -54,7 +83,11 @@ type holding struct {
 }
 
 func newRecords(own id.PublisherID, client redis.UniversalClient, log *slog.Logger) *Records {
-	return &Records{own: own, redis: client, log: log, files: map[id.Path]*record{}, dirty: map[id.Path]bool{}, wake: make(chan struct{}, 1)}
+	return &Records{
+		own: own, redis: client, log: log,
+		files: map[id.Path]*record{}, dirty: map[id.Path]bool{}, asks: map[id.Path]bool{}, boxes: map[id.BoxID]acquaintance{},
+		wake: make(chan struct{}, 1), writing: make(chan struct{}, 1), marker: newMarker(), named: map[string]bool{},
+	}
 }
 
 // holders returns the boxes that hold these bytes and have not let go of them.
@@ -157,27 +190,58 @@ func (r *Records) add(f push.File, box id.BoxID, begin time.Time, task taskFacts
 	return record != known
 }
 
+// addHolding notes a holding of bytes that are sure.
 func (r *Records) addHolding(path id.Path, d id.Digest, size int64, h holding) *record {
 	f := r.files[path]
 	if f == nil || f.digest != d {
+		replaced := f
 		f = &record{digest: d, size: size, first: h.box}
+		if replaced != nil {
+			f.stale = append(replaced.stale[max(0, len(replaced.stale)-maxStale):], replaced.digest)
+		}
 		r.files[path] = f
 	}
-	if i := slices.IndexFunc(f.holders, func(o holding) bool { return o.box == h.box }); i >= 0 {
-		f.holders[i] = h
-	} else {
-		f.holders = append(f.holders, h)
-	}
+	f.certain()
+	r.seen(h.box, time.Now())
+	f.hold(h)
 	r.soil(path)
 	return f
 }
 
-// describe adds what a task said of a file that boxes hold already.
+// maxStale is how many earlier contents of a path are remembered, so that their keys can be
+// deleted; those beyond go by their time.
+const maxStale = 8
+
+func (f *record) certain() {
+	f.sure, f.rivals = true, nil
+}
+
+func (f *record) hold(h holding) {
+	if i := f.holdingOf(h.box); i >= 0 {
+		f.holders[i] = h
+	} else {
+		f.holders = append(f.holders, h)
+	}
+}
+
+func (f *record) holdingOf(box id.BoxID) int {
+	return slices.IndexFunc(f.holders, func(h holding) bool { return h.box == box })
+}
+
+// seen notes that a box was there. The caller holds the lock.
+func (r *Records) seen(box id.BoxID, now time.Time) {
+	a := r.boxes[box]
+	a.seen = now
+	r.boxes[box] = a
+}
+
+// describe adds what a task said of a file that boxes hold already, and that these are its bytes.
 func (r *Records) describe(f push.File, task taskFacts) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if known := r.files[f.Path]; known != nil && known.digest == f.Digest {
 		known.task = task
+		known.certain()
 		r.soil(f.Path)
 	}
 }
@@ -224,64 +288,75 @@ func (r *Records) thin(replicas int, up map[id.BoxID]bool, now time.Time) []push
 	return files
 }
 
-// replaceHoldings makes the records of a box what the box itself says that it holds.
-func (r *Records) replaceHoldings(box id.BoxID, have []wire.HaveFile) {
-	held := make(map[id.Path]wire.HaveFile, len(have))
-	for _, f := range have {
-		held[f.FilePath] = f
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for path, f := range r.files {
-		i := slices.IndexFunc(f.holders, func(h holding) bool { return h.box == box })
-		if i < 0 {
-			continue
-		}
-		if h, ok := held[path]; !ok || h.SHA256 != f.digest {
-			f.holders = slices.Delete(f.holders, i, i+1)
-			r.soil(path)
-		}
-	}
-	for path, h := range held {
-		switch f := r.files[path]; {
-		case !mayHold(path, h.SHA256):
-			continue // no honest box says so
-		case f == nil:
-		case f.digest != h.SHA256:
-			continue // bytes that were replaced since
-		case slices.ContainsFunc(f.holders, func(o holding) bool { return o.box == box }):
-			continue // until when is known by our own clock
-		}
-		var expires time.Time
-		if h.Expires > 0 {
-			expires = time.Unix(h.Expires, 0)
-		}
-		r.addHolding(path, h.SHA256, h.Size, holding{box, expires})
-	}
-}
-
-// mayHold reports whether the path can have these bytes: some paths carry their digest.
-func mayHold(path id.Path, d id.Digest) bool {
-	seg, ok := id.ParseSegmentPath(path)
-	return !ok || seg.Short == d.Short()
-}
-
 // sweep forgets what no box holds any more: at once what is in Redis as it is here, and when too
 // much waits for Redis the rest too.
 func (r *Records) sweep(now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for path, f := range r.files {
-		f.holders = slices.DeleteFunc(f.holders, func(h holding) bool { return !h.expires.IsZero() && !h.expires.After(now) })
-		if len(f.holders) == 0 && (!r.dirty[path] || len(r.dirty) > maxDirty) {
-			delete(r.files, path) // its keys in Redis expire by themselves
-			delete(r.dirty, path)
+		f.holders = slices.DeleteFunc(f.holders, func(h holding) bool { return h.over(now) })
+		f.rivals = slices.DeleteFunc(f.rivals, func(c claim) bool { return c.over(now) })
+		r.succeed(path, f)
+		if len(f.holders) > 0 {
+			continue
+		}
+		waits := r.dirty[path]
+		if waits && len(r.dirty) > maxDirty {
+			r.forgotten.Add(1)
+			waits = false
+		}
+		if !waits {
+			r.drop(path) // its keys in Redis expire by themselves
 		}
 	}
 }
 
+func (h holding) over(now time.Time) bool { return !h.expires.IsZero() && !h.expires.After(now) }
+
+func (r *Records) drop(path id.Path) {
+	delete(r.files, path)
+	delete(r.dirty, path)
+	delete(r.asks, path)
+}
+
+// forget lets go of what boxes held that were not seen for long, and of the records that only
+// such boxes hold as are not up while there are too many. What boxes hold for ever is written
+// again from time to time, because in Redis nothing stays for ever.
+func (r *Records) forget(up map[id.BoxID]bool, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for box := range up {
+		r.seen(box, now)
+	}
+	gone := func(box id.BoxID) bool { return now.Sub(r.boxes[box].seen) > absence }
+	excess := len(r.files) - maxRecords
+	for path, f := range r.files {
+		before := len(f.holders)
+		f.holders = slices.DeleteFunc(f.holders, func(h holding) bool { return gone(h.box) })
+		f.rivals = slices.DeleteFunc(f.rivals, func(c claim) bool { return gone(c.box) })
+		switch {
+		case len(f.holders) < before:
+			r.aged.Add(int64(before - len(f.holders)))
+			r.soil(path)
+		case excess > 0 && !slices.ContainsFunc(f.holders, func(h holding) bool { return up[h.box] }):
+			r.forgotten.Add(1)
+			r.drop(path)
+			excess--
+		case lastExpiry(f.holders).IsZero() && now.Sub(f.written) > lease/4:
+			r.soil(path)
+		}
+	}
+	maps.DeleteFunc(r.boxes, func(_ id.BoxID, a acquaintance) bool { return now.Sub(a.seen) > absence })
+}
+
+// soil notes that the record is not in Redis as it is here. A digest that only boxes vouch for is
+// not written before Redis was asked for a better one.
 func (r *Records) soil(path id.Path) {
-	r.dirty[path] = true
+	if f := r.files[path]; f != nil && !f.sure && !f.asked {
+		r.asks[path] = true
+	} else {
+		r.dirty[path] = true
+	}
 	select {
 	case r.wake <- struct{}{}:
 	default:
@@ -295,29 +370,17 @@ func (r *Records) Count() int {
 	return len(r.files)
 }
 
-// run writes what changed to Redis until ctx ends, and once more then.
-func (r *Records) run(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastFlush)
-			_ = r.flush(last)
-			cancel()
-			return
-		case <-r.wake:
-		}
-		for ctx.Err() == nil {
-			err := r.flush(ctx)
-			if err == nil {
-				break
-			}
-			r.log.Warn("records are not in Redis yet; trying again", "reason", err)
-			select {
-			case <-ctx.Done():
-			case <-time.After(flushRetry):
-			}
-		}
-	}
+// RecordTotals counts since the start.
+type RecordTotals struct {
+	Forgotten    int64 `json:"forgotten_records"`    // dropped because too many waited for Redis or were kept
+	Aged         int64 `json:"aged_holdings"`        // of boxes that were not seen for a day
+	Unwritten    int64 `json:"unwritten_records"`    // whose key in Redis cannot be written; the log names it
+	Contradicted int64 `json:"contradicted_records"` // what boxes said they hold, and the publisher's own file or Redis says otherwise
+}
+
+// Totals returns what was let go since the start.
+func (r *Records) Totals() RecordTotals {
+	return RecordTotals{r.forgotten.Load(), r.aged.Load(), r.unwritten.Load(), r.contradicted.Load()}
 }
 
 // lacks notes that a box does not hold a file.
@@ -327,5 +390,6 @@ func (r *Records) lacks(box id.BoxID, path id.Path) {
 	if f := r.files[path]; f != nil {
 		f.holders = slices.DeleteFunc(f.holders, func(h holding) bool { return h.box == box })
 		r.soil(path)
+		r.succeed(path, f)
 	}
 }
