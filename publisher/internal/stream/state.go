@@ -175,7 +175,8 @@ func (s *Stream) load(now time.Time) error {
 	return nil
 }
 
-// beginAnew puts a damaged state aside. The floor is on disk before anything else can happen.
+// beginAnew keeps a damaged state under another name. Its own name stays until there is a new
+// state with the floor in it: who dies before finds the damage again.
 func (s *Stream) beginAnew(broken error) error {
 	bad := s.statePath() + ".bad"
 	s.log.Error("stream state is damaged and put aside; sequence numbers go on far above what they can have been",
@@ -184,10 +185,6 @@ func (s *Stream) beginAnew(broken error) error {
 		return err
 	}
 	if err := os.Link(s.statePath(), bad); err != nil {
-		return err
-	}
-	state, _ := s.snapshot()
-	if err := s.write(s.statePath(), state); err != nil {
 		return err
 	}
 	return s.window.clean()
