@@ -74,13 +74,14 @@ type BoxCount struct {
 
 // Totals counts since the start.
 type Totals struct {
-	Placing placement.Totals `json:"placing"`
-	Viewers front.Totals     `json:"viewers"`
+	Placing placement.Totals      `json:"placing"`
+	Tasks   placement.QueueTotals `json:"tasks"`
+	Viewers front.Totals          `json:"viewers"`
 }
 
 // Totals returns what was placed and answered since the start.
 func (p *Publisher) Totals() Totals {
-	return Totals{Placing: p.placement.Totals(), Viewers: p.front.Totals()}
+	return Totals{Placing: p.placement.Totals(), Tasks: p.queue.Totals(), Viewers: p.front.Totals()}
 }
 
 // Boxes counts the boxes.
@@ -222,6 +223,18 @@ func (p *Publisher) registerMetrics(r *prometheus.Registry) {
 			Help: "Files that a chosen box did not get, by reason; another box was asked.",
 		}, func() float64 { return float64(p.placement.Totals().Undelivered[reason]) }))
 	}
+	for outcome := range p.queue.Totals().Ended {
+		r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: "dandelion", Subsystem: "publisher", Name: "tasks_ended_total", ConstLabels: prometheus.Labels{"outcome": string(outcome)},
+			Help: "Tasks that left the queue, by how.",
+		}, func() float64 { return float64(p.queue.Totals().Ended[outcome]) }))
+	}
+	gauge("tasks_resting", "Tasks that no box takes now; they are tried again.", func() float64 { return float64(p.queue.Totals().Resting) })
+	records := p.placement.Records()
+	count("records_forgotten_total", "Records dropped because too many waited for Redis or were kept.", func() int64 { return records.Totals().Forgotten })
+	count("holdings_aged_total", "Holdings of boxes that were not seen for a day.", func() int64 { return records.Totals().Aged })
+	count("records_unwritten_total", "Records whose key in Redis cannot be written; the log names it.", func() int64 { return records.Totals().Unwritten })
+	count("claims_contradicted_total", "What boxes said they hold, and the own file or Redis says otherwise.", func() int64 { return records.Totals().Contradicted })
 	count("redirects_total", "Viewers sent to boxes.", func() int64 { return p.front.Totals().Redirects })
 	count("origin_files_total", "Files that the origin answered with itself.", func() int64 { return p.front.Totals().OriginFiles })
 	count("origin_bytes_total", "Bytes of files that the origin sent.", func() int64 { return p.front.Totals().OriginBytes })

@@ -27,13 +27,13 @@ var All = []Key{
 	{"<box>:SUBSCRIBE:<publisher>", "hash", "box", "expires", "a publisher's accepted session"},
 	{"<box>:EXPIRE_FILES", "sorted set", "box", "swept", "/<publisher>/<path> by expiry time"},
 	{"<box>:TRAFFIC_FLOW:log-<uuid>", "hash", "box", "until acknowledged, bounded", "datetime, url, status, size of a delivery"},
-	{"<publisher>:SELF_INFO", "hash", "publisher", "refreshed", "its ID, IP, TYPE and front URL"},
+	{"<publisher>:SELF_INFO", "hash", "publisher", "refreshed", "its ID, IP, TYPE, front URL, and RUN, which marks the last records that were written"},
 	{"<publisher>:SEARCH:<box>", "hash", "publisher", "expires", "what SEARCH said of the box, flat"},
 	{"<publisher>:BOX_RANKING", "sorted set", "publisher", "swept", "box by score, higher is better"},
 	{"<publisher>:FILE:FILES_SENDING_QUEUE", "list", "other programs", "until done", "JSON tasks; anyone may RPUSH"},
 	{"{<publisher>:FILE:FILES_SENDING_QUEUE}:TAKEN", "list", "publisher", "until done", "tasks taken and not finished yet"},
 	{"<publisher>:FILE:BOX_LIST", "set", "publisher", "swept", "boxes that files may go to now"},
-	{"<publisher>:FILE:PROCESSED_FILES:<path>", "hash", "publisher", "while a box holds it", "ID (first box), MSG, FILE_PATH, TTL and the task's other keys"},
+	{"<publisher>:FILE:PROCESSED_FILES:<path>", "hash", "publisher", "while a box holds it", "ID (first box), MSG, FILE_PATH, TTL, SHA256, SIZE and the task's other keys"},
 	{"<publisher>:FILE:HOLDERS:<path>:<digest12>", "sorted set", "publisher", "with the file", "box by expiry time: who holds these bytes"},
 }
 

@@ -1,9 +1,6 @@
 package placement
 
-import (
-	"errors"
-	"sync"
-)
+import "errors"
 
 // Outcome says how a task left the queue. The list is append-only: it labels a metric.
 type Outcome string
@@ -42,21 +39,6 @@ func outcomeOf(err error) Outcome {
 	return TaskPlaced
 }
 
-// counts counts outcomes. The zero value is ready; any goroutine.
-type counts struct {
-	mu sync.Mutex
-	n  map[Outcome]int64
-}
-
-func (c *counts) add(o Outcome) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.n == nil {
-		c.n = map[Outcome]int64{}
-	}
-	c.n[o]++
-}
-
 // QueueTotals counts tasks.
 type QueueTotals struct {
 	Ended   map[Outcome]int64 `json:"ended"`   // since the start, by outcome; all outcomes are there
@@ -65,12 +47,7 @@ type QueueTotals struct {
 
 // Totals returns how tasks ended since the start. It may be called from any goroutine.
 func (q *Queue) Totals() QueueTotals {
-	t := QueueTotals{Ended: map[Outcome]int64{}}
-	q.counts.mu.Lock()
-	for _, o := range Outcomes {
-		t.Ended[o] = q.counts.n[o]
-	}
-	q.counts.mu.Unlock()
+	t := QueueTotals{Ended: q.ended.all(Outcomes)}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	t.Resting = len(q.resting)

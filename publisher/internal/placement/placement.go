@@ -81,7 +81,7 @@ type Placement struct {
 
 	placed      atomic.Int64 // segments with a first copy
 	sentGone    atomic.Int64 // bytes over links that ended
-	undelivered tally
+	undelivered tally[Reason]
 }
 
 var errTooSlow = errors.New("the box took longer than the segment may wait")
@@ -476,7 +476,7 @@ type Totals struct {
 
 // Totals returns what was done since the start.
 func (p *Placement) Totals() Totals {
-	t := Totals{Placed: p.placed.Load(), Sent: p.sentGone.Load(), Undelivered: p.undelivered.all()}
+	t := Totals{Placed: p.placed.Load(), Sent: p.sentGone.Load(), Undelivered: p.undelivered.all(reasons())}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, m := range p.members {

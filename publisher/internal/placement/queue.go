@@ -50,7 +50,7 @@ type Queue struct {
 
 	started time.Time
 	trouble outage
-	counts  counts
+	ended   tally[Outcome]
 
 	mu      sync.Mutex
 	working map[string]int     // tasks in work or at rest, as they came
@@ -155,7 +155,7 @@ func (q *Queue) finish(ctx context.Context, raw string, outcome Outcome) {
 	})
 	q.end(raw, finished)
 	if finished {
-		q.counts.add(outcome)
+		q.ended.add(outcome)
 	}
 }
 

@@ -38,33 +38,37 @@ func reasonOf(err error) Reason {
 	return ReasonClosed
 }
 
-// tally counts by reason. The zero value is ready; any goroutine.
-type tally struct {
-	mu sync.Mutex
-	n  map[Reason]int64
+// reasons lists them all.
+func reasons() []Reason {
+	all := []Reason{ReasonTooSlow, ReasonClosed, ReasonSource, ReasonLate, ReasonOverflow, ReasonFailing, ReasonRefused}
+	for _, k := range wire.Kinds() {
+		all = append(all, ReasonRefused+"_"+Reason(k))
+	}
+	return all
 }
 
-func (t *tally) add(r Reason) {
+// tally counts by label. The zero value is ready; any goroutine.
+type tally[K comparable] struct {
+	mu sync.Mutex
+	n  map[K]int64
+}
+
+func (t *tally[K]) add(k K) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.n == nil {
-		t.n = map[Reason]int64{}
+		t.n = map[K]int64{}
 	}
-	t.n[r]++
+	t.n[k]++
 }
 
-// all returns the counts, with a zero for each reason that has not occurred.
-func (t *tally) all() map[Reason]int64 {
-	all := map[Reason]int64{
-		ReasonTooSlow: 0, ReasonClosed: 0, ReasonSource: 0, ReasonLate: 0, ReasonOverflow: 0, ReasonFailing: 0, ReasonRefused: 0,
-	}
-	for _, k := range wire.Kinds() {
-		all[ReasonRefused+"_"+Reason(k)] = 0
-	}
+// all returns the counts of the labels, also where they are zero.
+func (t *tally[K]) all(labels []K) map[K]int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for r, n := range t.n {
-		all[r] = n
+	all := make(map[K]int64, len(labels))
+	for _, k := range labels {
+		all[k] = t.n[k]
 	}
 	return all
 }
