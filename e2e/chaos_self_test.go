@@ -80,6 +80,7 @@ func TestChaosAttribution(t *testing.T) {
 		event(1, 9.5, watch.EventFailover, "a:1", reset, 0.1),   // its answer broke at the kill
 		event(1, 9.5, watch.EventFailover, "a:1", silent, 1.1),  // a packet was lost before it
 		event(1, 10.5, watch.EventFailover, "a:1", silent, 1.2), // and one after
+		event(1, 15.5, watch.EventFailover, "a:1", silent, 1.3), // its successor's line
 		event(1, 11, watch.EventFailover, "b:1", reset, 9),      // from another
 		event(1, 49.5, watch.EventFailover, "b:1", silent, 1.3), // began before the silence
 		event(1, 48, watch.EventFailover, "b:1", silent, 9),     // too long before

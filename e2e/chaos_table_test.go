@@ -43,15 +43,16 @@ func (in *injected) causesStall(e seenEvent) bool {
 }
 
 // causesFailover: a load from what was broken failed. Who is killed answers with a reset at once,
-// so that silence which began before was that of the line.
+// until its successor is there: silence before and behind is that of the line.
 func (in *injected) causesFailover(e seenEvent) bool {
-	if e.Event.Event != watch.EventFailover || in.who == "" || e.From != in.who || !e.Time.Before(in.healed.Add(failoversFor)) {
+	if e.Event.Event != watch.EventFailover || in.who == "" || e.From != in.who {
 		return false
 	}
+	from, until := in.from.Add(-firstByte), in.healed.Add(failoversFor)
 	if in.fault == faultKill && e.Cause == watch.CauseSilent {
-		return !e.Time.Before(in.from)
+		from, until = in.from, in.healed
 	}
-	return !e.Time.Before(in.from.Add(-firstByte))
+	return !e.Time.Before(from) && e.Time.Before(until)
 }
 
 func (in *injected) causesMissed(e seenEvent) bool {
