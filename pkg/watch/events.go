@@ -26,7 +26,8 @@ type Cause string
 // Causes of failovers. The others are of events alone.
 const (
 	CauseReset  Cause = "reset"  // reset, refused, or ended before its end
-	CauseSilent Cause = "silent" // no first byte in time, or not whole in time
+	CauseSilent Cause = "silent" // no first or no further byte in time, or not whole in time
+	CauseSlow   Cause = "slow"   // it came slower than it plays
 	CauseStatus Cause = "status" // an HTTP status, or redirects without end
 
 	causeFormat   Cause = "format"   // what came is no playlist
@@ -38,7 +39,7 @@ const (
 )
 
 // Causes are those of failovers.
-var Causes = []Cause{CauseReset, CauseSilent, CauseStatus}
+var Causes = []Cause{CauseReset, CauseSilent, CauseSlow, CauseStatus}
 
 // Event is something that a viewer would notice, told when it is over. The names of its JSON
 // are an interface.

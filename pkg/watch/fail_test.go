@@ -59,13 +59,36 @@ func TestFailovers(t *testing.T) {
 		},
 		"silent":         {box: silence, cause: CauseSilent, lasts: 1030 * ms},
 		"silent, hls.js": {box: silence, policy: HLSJS, cause: CauseSilent, lasts: 10_030 * ms},
+		"silent after the headers": {
+			box: func(r *http.Request) (*http.Response, error) {
+				time.Sleep(300 * ms)
+				resp := answer(r, 200, "")
+				resp.Body = &broken{ctx: r.Context(), part: strings.NewReader("")}
+				return resp, nil
+			},
+			cause: CauseSilent, since: 300 * ms, lasts: 1030 * ms,
+		},
+		"silent in the body": { // which came a byte each 600 ms
+			box: func(r *http.Request) (*http.Response, error) {
+				resp := answer(r, 200, "")
+				resp.Body = &drip{r.Context(), strings.NewReader("part"), 4, 600 * ms, true}
+				return resp, nil
+			},
+			cause: CauseSilent, since: 2400 * ms, lasts: 1030 * ms, partly: 4,
+		},
 		"never whole": {
 			box: func(r *http.Request) (*http.Response, error) {
 				resp := answer(r, 200, "")
-				resp.Body = &broken{ctx: r.Context(), part: strings.NewReader("part")}
+				resp.Body = &drip{r.Context(), strings.NewReader(strings.Repeat("x", 100)), 100, 300 * ms, true}
 				return resp, nil
 			},
-			cause: CauseSilent, lasts: 4030 * ms, partly: 4,
+			cause: CauseSilent, lasts: 4030 * ms, partly: 13,
+		},
+		"too slow": {
+			box: func(r *http.Request) (*http.Response, error) {
+				return dripping(r, 73, 7300*ms), nil // seven bytes each 100 ms
+			},
+			cause: CauseSlow, lasts: 1030 * ms, partly: 70,
 		},
 		"status":         {box: func(r *http.Request) (*http.Response, error) { return answer(r, 503, "no"), nil }, cause: CauseStatus, lasts: 40 * ms},
 		"gone":           {box: func(r *http.Request) (*http.Response, error) { return answer(r, 404, "no"), nil }, cause: CauseStatus, lasts: 40 * ms},

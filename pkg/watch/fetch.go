@@ -20,6 +20,8 @@ const (
 
 var (
 	errLate      = errors.New("too late")
+	errSilent    = errors.New("silent")
+	errSlow      = errors.New("too slow")
 	errRedirects = fmt.Errorf("more than %d redirects", maxRedirects)
 )
 
@@ -28,10 +30,14 @@ type load struct {
 	url, span string        // span: of bytes, "0-99"; "" all
 	firstByte time.Duration // limits
 	whole     time.Duration
-	most      int64     // bytes
-	to        io.Writer // the body
+	silence   time.Duration // 0: none
+	plays     time.Duration // that the body may take at its mean rate, judged
+	judged    time.Duration // from so long after its first byte on; 0: never
+	most      int64         // bytes
+	to        io.Writer     // the body
 
 	began, first time.Time // first: when the headers came
+	last         time.Time // when the last part of the body came, or the headers
 	from         *url.URL  // who answered, or should have
 	hops         int
 	n            int64
@@ -110,15 +116,23 @@ func (l *load) do(ctx context.Context, client *http.Client, agent string) *failu
 		}
 	}
 	l.first = time.Now()
+	l.last = l.first
 	if timer.Stop() {
 		timer.Reset(max(l.whole-l.first.Sub(l.began), 0))
 	}
 	buf := buffers.Get().(*[32 << 10]byte)
 	defer buffers.Put(buf)
-	l.n, err = io.CopyBuffer(l.to, io.LimitReader(resp.Body, l.most+1), buf[:])
+	body := &body{Reader: resp.Body, load: l, total: resp.ContentLength}
+	if l.silence > 0 {
+		body.silence = time.AfterFunc(l.silence, func() { cancel(errSilent) })
+		defer body.silence.Stop()
+	}
+	l.n, err = io.CopyBuffer(l.to, io.LimitReader(body, l.most+1), buf[:])
 	switch {
-	case err != nil && errors.Is(context.Cause(ctx), errLate):
+	case errors.Is(err, errSlow), err != nil && errors.Is(context.Cause(ctx), errLate):
 		return l.failed(ctx, l.began, err)
+	case err != nil && errors.Is(context.Cause(ctx), errSilent):
+		return l.failed(ctx, l.last, err)
 	case err != nil:
 		return l.failed(ctx, time.Now(), err)
 	case l.n > l.most:
@@ -133,6 +147,12 @@ func (l *load) do(ctx context.Context, client *http.Client, agent string) *failu
 func (l *load) failed(ctx context.Context, since time.Time, err error) *failure {
 	f := &failure{cause: CauseReset, since: since, host: hostPort(l.from), refused: true, err: err}
 	switch {
+	case errors.Is(err, errSlow):
+		f.cause, f.timeout, f.refused = CauseSlow, true, false
+		f.err = fmt.Errorf("%s sends a segment of %v too slowly: %d bytes in %v", f.host, l.plays, l.n, time.Since(l.first))
+	case errors.Is(context.Cause(ctx), errSilent):
+		f.cause, f.timeout, f.refused = CauseSilent, true, false
+		f.err = fmt.Errorf("%s sent no further byte within %v", f.host, l.silence)
 	case errors.Is(context.Cause(ctx), errLate):
 		f.cause, f.timeout, f.refused = CauseSilent, true, false
 		f.err = fmt.Errorf("%s sent nothing within %v", f.host, l.firstByte)
@@ -143,6 +163,41 @@ func (l *load) failed(ctx context.Context, since time.Time, err error) *failure 
 		f.cause, f.refused = CauseStatus, false
 	}
 	return f
+}
+
+// body watches how the bytes of a load come.
+type body struct {
+	io.Reader
+	load    *load
+	total   int64       // as announced; 0 or less: not known
+	n       int64       // so far
+	silence *time.Timer // nil: no limit
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if n == 0 {
+		return n, err
+	}
+	b.n += int64(n)
+	b.load.last = time.Now()
+	if b.silence != nil {
+		b.silence.Reset(b.load.silence)
+	}
+	if err == nil && b.load.slow(b.n, b.total, b.load.last.Sub(b.load.first)) {
+		return n, errSlow
+	}
+	return n, err
+}
+
+// slow says whether a body of which n bytes came in the time since its first should be had from
+// somebody else. What has nearly come is waited for, whatever it took.
+func (l *load) slow(n, total int64, took time.Duration) bool {
+	if l.judged == 0 || took < l.judged || total <= 0 {
+		return false
+	}
+	left := time.Duration(float64(took) * float64(total-n) / float64(n))
+	return took+left > l.plays && left > l.plays/2
 }
 
 // hostPort names a host, always with a port.

@@ -30,8 +30,26 @@ type Loading struct {
 	FirstByteMost time.Duration
 	Load          time.Duration // from the request to the last byte
 	LoadTargets   int           // the same in target durations; one of the two is set
-	Timeouts      Retrying      // too late: FirstByte or Load
-	Errors        Retrying      // anything else
+	// Silence is how long no further byte of a body may come. It doubles with the timeouts like
+	// FirstByte. 0: as long as Load.
+	Silence  time.Duration
+	Pace     Pacing
+	Timeouts Retrying // too late: FirstByte, Load or Silence; or too slow: Pace
+	Errors   Retrying // anything else
+}
+
+// Pacing is when a segment is given up because it comes slower than it plays: at the mean rate since
+// its first byte all of it would take longer than it plays, and what is missing longer than half of
+// that. Once for each segment: when the next host is as slow, it is the viewer's own line. The zero
+// value gives nothing up.
+type Pacing struct {
+	After    time.Duration // judged from so long after the first byte on
+	Shortest time.Duration // what plays for less is judged as if it played so long
+	// From so many in a row, with none between that came in half the time it plays, the rule rests for
+	// Rest, or until one comes so quickly: on a line of its own that is slow all hosts look slow, and
+	// each attempt throws bytes away.
+	Most int
+	Rest time.Duration
 }
 
 // Retrying is when to ask again.
@@ -58,7 +76,8 @@ var Dandelion = Policy{
 		Errors:   Retrying{Most: Endless, First: 250 * time.Millisecond, Longest: time.Second},
 	},
 	Segment: Loading{
-		FirstByte: time.Second, Impatient: 3, FirstByteMost: 8 * time.Second, LoadTargets: 2,
+		FirstByte: time.Second, Impatient: 3, FirstByteMost: 8 * time.Second, LoadTargets: 2, Silence: time.Second,
+		Pace:     Pacing{After: time.Second, Shortest: time.Second, Most: 2, Rest: 30 * time.Second},
 		Timeouts: Retrying{Most: Endless},
 		Errors:   Retrying{Most: Endless, First: 10 * time.Millisecond, Longest: time.Second},
 	},
@@ -132,10 +151,10 @@ func (l Loading) next(f *failure, before int, restart time.Duration) (wait time.
 	return restart, true
 }
 
-// limits returns how long the next load may take until its headers and until its end. target is the
-// playlist's target duration in seconds.
-func (l Loading) limits(p patience, target int) (firstByte, whole time.Duration) {
-	whole = l.Load
+// limits returns how long the next load may take until its headers, until its end, and between two
+// parts of its body (0: any time). target is the playlist's target duration in seconds.
+func (l Loading) limits(p patience, target int) (firstByte, whole, silence time.Duration) {
+	whole, silence = l.Load, l.Silence
 	if l.LoadTargets > 0 {
 		whole = time.Duration(l.LoadTargets) * time.Duration(max(target, 1)) * time.Second
 	}
@@ -144,17 +163,41 @@ func (l Loading) limits(p patience, target int) (firstByte, whole time.Duration)
 		firstByte = whole
 	}
 	if l.FirstByteMost > 0 {
-		firstByte = max(firstByte, 2*p.took)
-		for n := l.Impatient; n <= p.timeouts && firstByte < l.FirstByteMost; n++ {
-			firstByte *= 2
-		}
-		firstByte = min(firstByte, l.FirstByteMost)
+		firstByte = l.patient(max(firstByte, 2*p.took), p.timeouts)
+		silence = l.patient(silence, p.timeouts)
 	}
-	return firstByte, whole
+	return firstByte, whole, silence
+}
+
+// patient is a limit after so many timeouts in a row.
+func (l Loading) patient(limit time.Duration, timeouts int) time.Duration {
+	for n := l.Impatient; n <= timeouts && limit > 0 && limit < l.FirstByteMost; n++ {
+		limit *= 2
+	}
+	return min(limit, l.FirstByteMost)
 }
 
 // patience is what a player has learned of its line.
 type patience struct {
 	timeouts int           // in a row
 	took     time.Duration // the last load, to its first byte
+}
+
+// pace is what a track has learned of the rate at which its segments come.
+type pace struct {
+	slow  int       // given up in a row, with none between that came quickly
+	rests time.Time // nothing is given up until then
+}
+
+func (p *pace) gaveUp(rule Pacing, now time.Time) {
+	if p.slow++; p.slow >= rule.Most {
+		*p = pace{rests: now.Add(rule.Rest)}
+	}
+}
+
+// loaded is told of a segment that came whole, so long after its first byte.
+func (p *pace) loaded(took, plays time.Duration) {
+	if took <= plays/2 {
+		*p = pace{}
+	}
 }

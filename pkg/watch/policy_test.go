@@ -74,23 +74,24 @@ func TestLimits(t *testing.T) {
 		patience         patience
 		target           int
 		firstByte, whole time.Duration
+		silence          time.Duration
 	}{
-		"usual":                    {Dandelion.Segment, patience{}, 6, s, 12 * s},
-		"no target duration":       {Dandelion.Segment, patience{}, 0, s, 2 * s},
-		"two timeouts":             {Dandelion.Segment, patience{timeouts: 2}, 6, s, 12 * s},
-		"three timeouts":           {Dandelion.Segment, patience{timeouts: 3}, 6, 2 * s, 12 * s},
-		"five timeouts":            {Dandelion.Segment, patience{timeouts: 5}, 6, 8 * s, 12 * s},
-		"many timeouts":            {Dandelion.Segment, patience{timeouts: 1 << 30}, 6, 8 * s, 12 * s},
-		"a slow line":              {Dandelion.Segment, patience{took: 1500 * ms}, 6, 3 * s, 12 * s},
-		"a very slow line":         {Dandelion.Segment, patience{took: 7 * s}, 6, 8 * s, 12 * s},
-		"a quick line":             {Dandelion.Segment, patience{took: 80 * ms}, 6, s, 12 * s},
-		"a slow line and timeouts": {Dandelion.Segment, patience{took: 1500 * ms, timeouts: 3}, 6, 6 * s, 12 * s},
-		"playlists":                {Dandelion.Playlist, patience{}, 6, 3 * s, 10 * s},
-		"hls.js":                   {HLSJS.Segment, patience{timeouts: 9, took: 9 * s}, 6, 10 * s, 120 * s},
-		"hls.js, manifest":         {HLSJS.Manifest, patience{}, 6, 20 * s, 20 * s},
+		"usual":                    {Dandelion.Segment, patience{}, 6, s, 12 * s, s},
+		"no target duration":       {Dandelion.Segment, patience{}, 0, s, 2 * s, s},
+		"two timeouts":             {Dandelion.Segment, patience{timeouts: 2}, 6, s, 12 * s, s},
+		"three timeouts":           {Dandelion.Segment, patience{timeouts: 3}, 6, 2 * s, 12 * s, 2 * s},
+		"five timeouts":            {Dandelion.Segment, patience{timeouts: 5}, 6, 8 * s, 12 * s, 8 * s},
+		"many timeouts":            {Dandelion.Segment, patience{timeouts: 1 << 30}, 6, 8 * s, 12 * s, 8 * s},
+		"a slow line":              {Dandelion.Segment, patience{took: 1500 * ms}, 6, 3 * s, 12 * s, s},
+		"a very slow line":         {Dandelion.Segment, patience{took: 7 * s}, 6, 8 * s, 12 * s, s},
+		"a quick line":             {Dandelion.Segment, patience{took: 80 * ms}, 6, s, 12 * s, s},
+		"a slow line and timeouts": {Dandelion.Segment, patience{took: 1500 * ms, timeouts: 3}, 6, 6 * s, 12 * s, 2 * s},
+		"playlists":                {Dandelion.Playlist, patience{}, 6, 3 * s, 10 * s, 0},
+		"hls.js":                   {HLSJS.Segment, patience{timeouts: 9, took: 9 * s}, 6, 10 * s, 120 * s, 0},
+		"hls.js, manifest":         {HLSJS.Manifest, patience{}, 6, 20 * s, 20 * s, 0},
 	} {
-		if firstByte, whole := tt.loading.limits(tt.patience, tt.target); firstByte != tt.firstByte || whole != tt.whole {
-			t.Errorf("%s: %v and %v, want %v and %v", name, firstByte, whole, tt.firstByte, tt.whole)
+		if firstByte, whole, silence := tt.loading.limits(tt.patience, tt.target); firstByte != tt.firstByte || whole != tt.whole || silence != tt.silence {
+			t.Errorf("%s: %v, %v and %v, want %v, %v and %v", name, firstByte, whole, silence, tt.firstByte, tt.whole, tt.silence)
 		}
 	}
 }

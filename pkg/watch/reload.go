@@ -30,7 +30,7 @@ type loaded struct {
 func (p *Player) playlist(ctx context.Context, u *url.URL, how Loading) (loaded, *failure) {
 	var body bytes.Buffer
 	l := &load{url: u.String(), most: playlist.MaxBytes, to: &body}
-	l.firstByte, l.whole = how.limits(patience{}, 0)
+	l.firstByte, l.whole, l.silence = how.limits(patience{}, 0)
 	f := l.do(ctx, p.client, p.cfg.UserAgent)
 	got := loaded{base: l.from, began: l.began}
 	if f == nil {

@@ -91,7 +91,7 @@ func TestSummary(t *testing.T) {
 		`"stalls":{"count":2,"seconds":3,"sessions_without":1,"share_without":0.3333333333333333,"longest":2},` +
 		`"segments":{"received":11,"missed":1,"duplicated":2,"corrupt":3,"unverified":4},` +
 		`"bytes":{"a:1":15,"b:2":1},"control_bytes":8,"redirects":5,"retries":6,"playlist_failures":7,` +
-		`"failovers":{"count":4,"p50":0.2,"p95":1.2,"by_cause":{"reset":{"count":3,"p50":0.2,"p95":0.3},"silent":{"count":1,"p50":1.2,"p95":1.2},"status":{"count":0,"p50":0,"p95":0}}}}`
+		`"failovers":{"count":4,"p50":0.2,"p95":1.2,"by_cause":{"reset":{"count":3,"p50":0.2,"p95":0.3},"silent":{"count":1,"p50":1.2,"p95":1.2},"slow":{"count":0,"p50":0,"p95":0},"status":{"count":0,"p50":0,"p95":0}}}}`
 	if string(got) != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"hash"
-	"io"
 	"net/url"
 	"slices"
 	"time"
@@ -75,7 +74,7 @@ func (t *track) fetchAll(ctx context.Context, it item, u *url.URL) (*load, [sha2
 			if err != nil || slices.Contains(t.has, n) {
 				continue // skd: and data: are the decoder's
 			}
-			if _, f := t.fetch(ctx, it, from, n.span, h); f != nil {
+			if _, f := t.fetch(ctx, it, from, n.span, 0, h); f != nil {
 				return nil, sum, f
 			}
 			if short := addressed(from); short != "" && n.span == "" && !matches(short, [sha256.Size]byte(h.Sum(nil))) {
@@ -84,22 +83,32 @@ func (t *track) fetchAll(ctx context.Context, it item, u *url.URL) (*load, [sha2
 		}
 		t.has = all
 	}
-	l, f := t.fetch(ctx, it, u, span(it.Range), h)
+	l, f := t.fetch(ctx, it, u, span(it.Range), it.Duration.Value, h)
 	return l, [sha256.Size]byte(h.Sum(nil)), f
 }
 
 // fetch gets one file into h, asking again as the policy says while the playlist has the segment.
-func (t *track) fetch(ctx context.Context, it item, u *url.URL, span string, h hash.Hash) (*load, *failure) {
+// plays is its length; 0: none, its pace does not matter.
+func (t *track) fetch(ctx context.Context, it item, u *url.URL, span string, plays time.Duration, h hash.Hash) (*load, *failure) {
 	p := t.player
 	policy := p.cfg.Policy
+	rule := policy.Segment.Pace
 	var first *failure
+	slow := false // it was given up for its pace once
 	for failures := 0; ; {
 		h.Reset()
-		l, f := p.attempt(ctx, u, span, it.target, h)
+		l := &load{url: u.String(), span: span, most: maxSegment, to: h}
+		if plays > 0 && !slow && !time.Now().Before(t.pace.rests) {
+			l.judged, l.plays = rule.After, max(plays, rule.Shortest)
+		}
+		f := p.attempt(ctx, l, it.target)
 		if ctx.Err() != nil {
 			return l, f
 		}
 		if f == nil {
+			if plays > 0 {
+				t.pace.loaded(time.Since(l.first), max(plays, rule.Shortest))
+			}
 			if first != nil {
 				p.failedOver(first, l, u)
 			}
@@ -107,6 +116,10 @@ func (t *track) fetch(ctx context.Context, it item, u *url.URL, span string, h h
 		}
 		if first == nil {
 			first = f
+		}
+		if f.cause == CauseSlow {
+			slow = true
+			t.pace.gaveUp(rule, time.Now())
 		}
 		p.cfg.Log.Debug("a segment was not received", "url", u.Redacted(), "reason", f)
 		wait, fatal := policy.Segment.next(f, failures, policy.Restart)
@@ -129,10 +142,9 @@ func (t *track) fetch(ctx context.Context, it item, u *url.URL, span string, h h
 }
 
 // attempt asks once for a segment.
-func (p *Player) attempt(ctx context.Context, u *url.URL, span string, target int, to io.Writer) (*load, *failure) {
-	l := &load{url: u.String(), span: span, most: maxSegment, to: to}
+func (p *Player) attempt(ctx context.Context, l *load, target int) *failure {
 	p.mu.Lock()
-	l.firstByte, l.whole = p.cfg.Policy.Segment.limits(p.patience, target)
+	l.firstByte, l.whole, l.silence = p.cfg.Policy.Segment.limits(p.patience, target)
 	p.mu.Unlock()
 	f := l.do(ctx, p.client, p.cfg.UserAgent)
 	p.mu.Lock()
@@ -144,13 +156,13 @@ func (p *Player) attempt(ctx context.Context, u *url.URL, span string, target in
 	switch {
 	case f == nil:
 		p.patience = patience{took: l.first.Sub(l.began)}
-	case f.timeout:
+	case f.cause == CauseSilent:
 		p.patience.timeouts++
 	}
 	if f != nil && ctx.Err() == nil {
 		p.trouble = f
 	}
-	return l, f
+	return f
 }
 
 // failedOver counts that another attempt succeeded after first.

@@ -33,9 +33,10 @@ type track struct {
 
 	// Of the goroutine that fetches:
 	started bool
-	next    uint64            // MEDIA-SEQUENCE number
-	seen    int               // generation
-	has     []need            // that were fetched last
+	next    uint64 // MEDIA-SEQUENCE number
+	seen    int    // generation
+	has     []need // that were fetched last
+	pace    pace
 	sum     [sha256.Size]byte // of the segment before
 	played  history
 }
