@@ -181,3 +181,44 @@ func TestHaltingLine(t *testing.T) {
 		}
 	})
 }
+
+// TestPaceOf: a short segment may take a second, and what a segment needs as long as it likes.
+func TestPaceOf(t *testing.T) {
+	t.Parallel()
+	for title, tt := range map[string]struct {
+		extinf string
+		slow   int // the segment that is slow; the init segment is a copy of 1
+		takes  time.Duration
+		gaveUp int
+	}{
+		"a short segment":       {"0.5", 17, 1300 * ms, 0},
+		"slower than it may be": {"0.5", 17, 2 * time.Second, 1},
+		"an init segment":       {"2", 1, 3500 * ms, 0},
+		"a segment":             {"2", 17, 3500 * ms, 1},
+	} {
+		t.Run(title, func(t *testing.T) {
+			t.Parallel()
+			g := &rig{first: 20, window: 30, header: "#EXT-X-MAP:URI=\"" + name(1) + "\"\n"}
+			g.front = func(r *http.Request) (*http.Response, error) {
+				if strings.HasSuffix(r.URL.Path, ".m3u8") {
+					return answer(r, 200, strings.ReplaceAll(g.playlist(), "#EXTINF:2,", "#EXTINF:"+tt.extinf+",")), nil
+				}
+				return nil, nil
+			}
+			g.box = func(r *http.Request, n int) (*http.Response, error) {
+				if number(r) == tt.slow && n == 1 {
+					return dripping(r, 20, tt.takes), nil
+				}
+				return nil, nil
+			}
+			g.play(t, Dandelion, 5*time.Second, func(t *testing.T, r Report) {
+				if len(g.times(name(1))) != 1 || r.Segments < 3 {
+					t.Errorf("%+v", r)
+				}
+				if all := g.told(EventFailover); len(all) != tt.gaveUp || r.Retries != tt.gaveUp {
+					t.Errorf("given up %+v, want %d", all, tt.gaveUp)
+				}
+			})
+		})
+	}
+}

@@ -156,7 +156,7 @@ func (p *Player) attempt(ctx context.Context, l *load, target int) *failure {
 	switch {
 	case f == nil:
 		p.patience = patience{took: l.first.Sub(l.began)}
-	case f.cause == CauseSilent:
+	case f.timeout:
 		p.patience.timeouts++
 	}
 	if f != nil && ctx.Err() == nil {
