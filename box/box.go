@@ -84,6 +84,11 @@ func New(cfg Config, redis state.Config, log *slog.Logger) (_ *Box, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("box.data_dir or box.live_dir cannot be used: %w: choose directories that this user may write to", err)
 	}
+	stores.Gone = func(pub id.PublisherID, path id.Path) {
+		if b.ingest != nil { // else nobody has a session yet
+			b.ingest.Gone(pub, path)
+		}
+	}
 	if b.store, err = segstore.Open(stores, log); err != nil {
 		return nil, err
 	}

@@ -34,16 +34,23 @@ func (c content) Locate(path id.Path, viewer netip.Addr, avoid []id.BoxID) (fron
 	return loc, true
 }
 
-// describe finds a file's digest and size in the streams' windows, or else in the records of
-// what boxes hold.
+// describe finds a file's digest and size in the streams' windows, in the records of what boxes
+// hold, or among the uploads.
 func (c content) describe(path id.Path) (front.Location, bool) {
 	if s := c.stream(path); s != nil {
 		if info, ok := s.Lookup(path); ok {
 			return front.Location{Digest: info.Digest, Size: info.Size, Own: !info.Placeable}, true
 		}
 	}
-	placed, ok := c.p.placement.Records().Lookup(path)
-	return front.Location{Digest: placed.Digest, Size: placed.Size}, ok
+	if placed, ok := c.p.placement.Records().Lookup(path); ok {
+		return front.Location{Digest: placed.Digest, Size: placed.Size}, true
+	}
+	if local := c.p.uploads.file(path); local != "" { // that no box holds: not yet, or not any more
+		if info, err := os.Stat(local); err == nil {
+			return front.Location{Size: info.Size()}, true
+		}
+	}
+	return front.Location{}, false
 }
 
 func (c content) stream(path id.Path) *stream.Stream {

@@ -51,7 +51,7 @@ type Playlist struct {
 
 // Location is where a file is.
 type Location struct {
-	Digest id.Digest
+	Digest id.Digest // zero: not known
 	Size   int64
 	// Boxes hold the file and may be reached by the viewer, best first. Each has it at its Base
 	// followed by Path.
@@ -305,7 +305,9 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, path id.Path, dige
 	h.Set("Content-Type", ContentType(path.Name()))
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Content-Security-Policy", "sandbox")
-	h.Set("ETag", `"`+digest.String()+`"`)
+	if !digest.IsZero() {
+		h.Set("ETag", `"`+digest.String()+`"`)
+	}
 	h.Set("Cache-Control", "no-cache")
 	if path.ContentAddressed() {
 		h.Set("Cache-Control", "public, max-age=31536000, immutable")

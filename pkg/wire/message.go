@@ -338,6 +338,17 @@ type Delete struct {
 	FilePaths []string `json:"FILE_PATHS"`
 }
 
+// Gone names files of the publisher that the box does not hold any more, unasked: they made room, or
+// their disk lost them. At most MaxGone in one message.
+type Gone struct {
+	Peer
+	Command   string   `json:"COMMAND"`
+	FilePaths []string `json:"FILE_PATHS"`
+}
+
+// MaxGone is how many paths one GONE has at most: with the longest paths it fits a message.
+const MaxGone = 500
+
 // Deleted says how many of them were there.
 type Deleted struct {
 	Peer

@@ -30,6 +30,7 @@ const (
 	CommandHave    = "HAVE"    // publisher asks what the box holds of its files; the box answers in pages
 	CommandDelete  = "DELETE"  // publisher to box: paths that may go
 	CommandDeleted = "DELETED" // its reply
+	CommandGone    = "GONE"    // box to publisher: files that went before their time
 )
 
 // MessageAccepted is the MESSAGE of a reply that is not an error.
@@ -72,7 +73,7 @@ const (
 // Feature is a capability that both sides must name before it is used (wire.md "FEATURES").
 type Feature string
 
-// FeatureAck: files are acknowledged, and GOODBYE, HAVE and DELETE are understood.
+// FeatureAck: files are acknowledged, and GOODBYE, HAVE, DELETE and GONE are understood.
 const FeatureAck Feature = "ack"
 
 // Features is a FEATURES list. An old peer has none.

@@ -82,6 +82,7 @@ type Service struct {
 	metrics metrics
 
 	files, bytes atomic.Int64
+	gone         gone
 
 	mu         sync.Mutex
 	sessions   map[*session]struct{}

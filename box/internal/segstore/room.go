@@ -28,6 +28,7 @@ func (s *Store) reserve(d *dir, need int64) *Refusal {
 	}
 	for _, v := range victims {
 		s.remove(v)
+		s.gone(v)
 	}
 	return nil
 }
@@ -79,12 +80,20 @@ func (s *Store) freeDisk(d *dir, need int64) bool {
 	s.mu.Unlock()
 	for _, v := range victims {
 		s.remove(v)
+		s.gone(v)
 	}
 	if len(victims) > 0 {
 		s.log.Warn("the disk is full before the limit is reached; removed files for new ones",
 			"dir", d.path, "files", len(victims), "limit", d.limit)
 	}
 	return freed || len(victims) > 0
+}
+
+// gone tells that a file went before its time. The caller holds no lock.
+func (s *Store) gone(e *entry) {
+	if s.tellGone != nil {
+		s.tellGone(e.pub.id, e.path)
+	}
 }
 
 // remove takes a detached entry's names from the disk. The caller holds no lock.

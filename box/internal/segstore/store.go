@@ -29,6 +29,9 @@ type Config struct {
 	LiveLimit    int64  // bytes below LiveDir, in blocks of 4 KiB
 	StorageLimit int64  // bytes below DataDir, likewise
 	SyncData     bool   // fsync files of the data directory before they count as stored
+	// Gone is called after a file went before its time: for room, or because the disk lost or spoilt
+	// it. It must not block, and is called from any goroutine; nil: nobody asks.
+	Gone func(pub id.PublisherID, path id.Path)
 }
 
 // Meta says what is about to be stored.
@@ -52,11 +55,12 @@ type Entry struct {
 
 // Store is the segment store of one box. All methods may be called concurrently.
 type Store struct {
-	log    *slog.Logger
-	clock  clock
-	offset time.Duration // of the wall clock from the monotonic one when it was last looked at: Run's
-	live   *dir          // nil: no live directory
-	data   *dir
+	log      *slog.Logger
+	tellGone func(id.PublisherID, id.Path)
+	clock    clock
+	offset   time.Duration // of the wall clock from the monotonic one when it was last looked at: Run's
+	live     *dir          // nil: no live directory
+	data     *dir
 
 	unique atomic.Uint64 // the last part of names in .committed and .incoming
 	paths  [64]sync.Mutex
@@ -87,6 +91,7 @@ func openAt(cfg Config, log *slog.Logger, clock clock) (*Store, error) {
 	}
 	s := &Store{
 		log:        log,
+		tellGone:   cfg.Gone,
 		clock:      clock,
 		wake:       make(chan struct{}, 1),
 		publishers: make(map[id.PublisherID]*publisher),
@@ -158,6 +163,7 @@ func (s *Store) Open(pub id.PublisherID, path id.Path) (*os.File, Entry, error) 
 	if errors.Is(err, errMoved) {
 		s.log.Error("a stored file vanished from disk; it is no longer offered", "publisher", pub, "path", path)
 		s.drop(e)
+		s.gone(e)
 		return nil, Entry{}, fs.ErrNotExist
 	}
 	if err != nil {

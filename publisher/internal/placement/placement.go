@@ -236,6 +236,10 @@ func (p *Placement) join(ctx context.Context, group *sync.WaitGroup, b fleet.Box
 			m.doubt("")
 			p.wakeRepair()
 		},
+		Gone: func(paths []id.Path) {
+			p.log.Info("files made room for others on a box", "box", b.ID, "files", len(paths))
+			p.records.yielded(b.ID, paths)
+		},
 		Down: func(reason string) {
 			p.log.Info("a box is down", "box", b.ID, "reason", reason)
 			p.abandon(m)

@@ -61,6 +61,8 @@ type record struct {
 	looked bool    // at the publisher's own file too
 	rivals []claim // what other boxes say, while it is not sure
 
+	yielded time.Time // when a box let it go for room
+
 	stale   []id.Digest // of bytes that it replaced: their holders are still in Redis
 	written time.Time   // to Redis, the latest attempt
 }
@@ -268,7 +270,7 @@ func (r *Records) thin(replicas int, up map[id.BoxID]bool, now time.Time) []push
 		if !last.IsZero() {
 			left = last.Sub(now).Truncate(time.Second)
 		}
-		if local.Name == "" || !last.IsZero() && left < leastUseful {
+		if local.Name == "" || !last.IsZero() && left < leastUseful || now.Sub(f.yielded) < yieldRest {
 			continue
 		}
 		copies := 0
@@ -381,6 +383,22 @@ type RecordTotals struct {
 // Totals returns what was let go since the start.
 func (r *Records) Totals() RecordTotals {
 	return RecordTotals{r.forgotten.Load(), r.aged.Load(), r.unwritten.Load(), r.contradicted.Load()}
+}
+
+// yieldRest is for how long a file that a box let go for room is not placed again for the sake of its
+// replicas: where room is short, each would drive out another.
+const yieldRest = time.Hour
+
+// yielded notes that a box let files go for room.
+func (r *Records) yielded(box id.BoxID, paths []id.Path) {
+	for _, path := range paths {
+		r.lacks(box, path)
+		r.mu.Lock()
+		if f := r.files[path]; f != nil {
+			f.yielded = time.Now()
+		}
+		r.mu.Unlock()
+	}
 }
 
 // lacks notes that a box does not hold a file.

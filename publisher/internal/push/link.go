@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"dandelion/pkg/id"
 	"dandelion/pkg/wire"
 	"dandelion/pkg/wsconn"
 )
@@ -39,6 +40,8 @@ type Events struct {
 	// Down: the session ended, or the box announced that it leaves. A session that this side broke
 	// off is opened again without it.
 	Down func(reason string)
+	// Gone: files that the box held went before their time. It may be called while another event is.
+	Gone func(paths []id.Path)
 }
 
 // Link keeps a live session with one box, dialling again when it ends, and opens a second one
@@ -180,7 +183,7 @@ func (l *Link) session(ctx context.Context) error {
 func (l *Link) open(ctx context.Context) (*Session, []wire.HaveFile, error) {
 	open, cancel := context.WithTimeout(ctx, openWithin)
 	defer cancel()
-	s, err := Open(open, l.target, l.own, l.left)
+	s, err := Open(open, l.target, l.own, heard{l.left, l.events.Gone})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -232,7 +235,7 @@ func (l *Link) openBulk(ctx context.Context) (*Session, error) {
 	if s := l.holdBulk(nil); s != nil {
 		return s, nil
 	}
-	s, err := Open(ctx, l.target, l.own, nil)
+	s, err := Open(ctx, l.target, l.own, heard{gone: l.events.Gone})
 	if err != nil {
 		return nil, errors.Join(ErrClosed, err)
 	}

@@ -79,13 +79,19 @@ type Session struct {
 	waiting map[string]chan any // by request: wire.Stored, wire.Refused, wire.HavePageReply
 	err     error               // why it ended
 
-	ended   chan struct{}
-	goodbye func(wire.Goodbye)
+	ended chan struct{}
+	said  heard
 }
 
-// Open dials the box, sends PUBLISH and waits for its answer. onGoodbye is called when the box
-// announces that it leaves.
-func Open(ctx context.Context, t Target, own Own, onGoodbye func(wire.Goodbye)) (*Session, error) {
+// heard is what a box may say unasked. Its functions are called from the session's reader, and must
+// not block; each may be nil.
+type heard struct {
+	goodbye func(wire.Goodbye)
+	gone    func([]id.Path)
+}
+
+// Open dials the box, sends PUBLISH and waits for its answer.
+func Open(ctx context.Context, t Target, own Own, said heard) (*Session, error) {
 	conn, err := wsconn.Dial(ctx, t.ConnectWS, wsconn.Dialing{Least: t.Least, Files: true})
 	if err != nil {
 		return nil, err
@@ -95,7 +101,7 @@ func Open(ctx context.Context, t Target, own Own, onGoodbye func(wire.Goodbye)) 
 		conn:    conn,
 		waiting: map[string]chan any{},
 		ended:   make(chan struct{}),
-		goodbye: onGoodbye,
+		said:    said,
 	}
 	if s.own.IP == "" {
 		s.own.IP = conn.LocalAddr().String()
@@ -391,8 +397,16 @@ func (s *Session) handle(e wire.Envelope, raw []byte) error {
 		if err != nil {
 			return err
 		}
-		if s.goodbye != nil {
-			s.goodbye(m)
+		if s.said.goodbye != nil {
+			s.said.goodbye(m)
+		}
+	case wire.CommandGone:
+		m, err := wire.Decode[wire.Gone](raw)
+		if err != nil {
+			return err
+		}
+		if s.said.gone != nil {
+			s.said.gone(paths(m.FilePaths))
 		}
 	default:
 		if e.Error != "" && !s.acks() {
@@ -401,6 +415,17 @@ func (s *Session) handle(e wire.Envelope, raw []byte) error {
 		// A command of a later version, or an ERROR about one of ours: the session goes on.
 	}
 	return nil
+}
+
+// paths leaves out what is none: nothing of ours is called so.
+func paths(raw []string) []id.Path {
+	var list []id.Path
+	for _, text := range raw {
+		if p, err := id.ParsePath(text); err == nil {
+			list = append(list, p)
+		}
+	}
+	return list
 }
 
 func (s *Session) answer(request string, reply any) {
