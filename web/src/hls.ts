@@ -1,8 +1,9 @@
 import Hls, { ErrorTypes, Events as HlsEvents, type ErrorData } from "hls.js";
 import workerPath from "hls.js/dist/hls.worker.js?url";
 import { Backoff } from "./backoff";
+import { watchfulLoader } from "./loader";
 import type { Events, Player } from "./player";
-import { config, Patience, segmentLoadMs } from "./policy";
+import { config, Pace, Patience, segmentLoadMs } from "./policy";
 
 /** True when the browser has what hls.js needs (Media Source Extensions with H.264). */
 export const hlsSupported = (): boolean => Hls.isSupported();
@@ -12,9 +13,11 @@ export const hlsSupported = (): boolean => Hls.isSupported();
  * error by loading on; what that does not cure is reported as failed.
  */
 export function hlsPlayer(video: HTMLVideoElement, url: string, events: Events): Player {
-  const hls = new Hls({ ...config(), workerPath });
-  const limits = hls.config.fragLoadPolicy.default;
   const patience = new Patience();
+  const paces = new Map<string, Pace>(); // by the kind of track
+  const paceOf = (type: string) => paces.get(type) ?? paces.set(type, new Pace()).get(type)!;
+  const hls = new Hls({ ...config(), workerPath, fLoader: watchfulLoader(patience, paceOf) });
+  const limits = hls.config.fragLoadPolicy.default;
   const wait = new Backoff(250, 2000);
   let timer = 0;
   let attempts = 0; // at curing fatal errors, since a segment last played

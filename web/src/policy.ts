@@ -1,10 +1,15 @@
 // pkg/watch/policy.go has the same figures, and a test there that keeps them the same.
-import type { HlsConfig, LoaderResponse, LoadPolicy, RetryConfig } from "hls.js";
+import type { Fragment, HlsConfig, LoaderResponse, LoadPolicy, RetryConfig } from "hls.js";
 
 const FIRST_BYTE_MS = 1000;
 const LONGEST_FIRST_BYTE_MS = 8000;
 // The front sends a viewer's third attempt to the origin. One who still sees no byte has a slow line himself.
 const IMPATIENT_ATTEMPTS = 3;
+const SILENCE_MS = 1000;
+const PACE_AFTER_MS = 1000;
+const SHORTEST_MS = 1000;
+const PACE_GIVE_UPS = 2;
+const PACE_REST_MS = 30_000;
 
 /**
  * How long to wait for the first byte of a segment before the front is asked again, which then names another
@@ -17,11 +22,20 @@ export class Patience {
 
   /** The limit for the next request, in milliseconds. */
   get firstByteMs(): number {
-    const doublings = Math.max(0, this.#timeouts - IMPATIENT_ATTEMPTS + 1);
-    return Math.min(this.#usual * 2 ** doublings, LONGEST_FIRST_BYTE_MS);
+    return this.#patient(this.#usual);
   }
 
-  /** A request got no answer in time. */
+  /** How long no further byte of the next answer may come, in milliseconds. */
+  get silenceMs(): number {
+    return this.#patient(SILENCE_MS);
+  }
+
+  #patient(limit: number): number {
+    const doublings = Math.max(0, this.#timeouts - IMPATIENT_ATTEMPTS + 1);
+    return Math.min(limit * 2 ** doublings, LONGEST_FIRST_BYTE_MS);
+  }
+
+  /** A request got no answer in time, or not all of it. */
   timedOut(): void {
     this.#timeouts++;
   }
@@ -31,6 +45,60 @@ export class Patience {
     this.#timeouts = 0;
     this.#usual = Math.min(Math.max(FIRST_BYTE_MS, 2 * ms), LONGEST_FIRST_BYTE_MS);
   }
+}
+
+/**
+ * Which segments may be given up because they come slower than they play: each once, for when the next host is as
+ * slow, it is the viewer's own line. After two in a row, with none between that came in half the time it plays, none
+ * for half a minute, or until one comes so quickly. Of one kind of track: audio is quick where video is slow.
+ */
+export class Pace {
+  #slow = 0;
+  #restsUntil = 0;
+  #last: Segment | null = null;
+
+  /** Whether a segment may be given up now, in milliseconds. */
+  judges(segment: Segment, now: number): boolean {
+    return segment !== this.#last && now >= this.#restsUntil;
+  }
+
+  gaveUp(segment: Segment, now: number): void {
+    this.#last = segment;
+    if (++this.#slow < PACE_GIVE_UPS) return;
+    this.#slow = 0;
+    this.#restsUntil = now + PACE_REST_MS;
+  }
+
+  /** A segment came whole, tookMs after its first byte. */
+  loaded(tookMs: number, playsMs: number): void {
+    if (tookMs > Math.max(playsMs, SHORTEST_MS) / 2) return;
+    this.#slow = 0;
+    this.#restsUntil = 0;
+  }
+}
+
+/** A segment's sequence number. */
+export type Segment = Fragment["sn"];
+
+/** How far an answer is. */
+export interface Progress {
+  sinceFirstMs: number; // the first byte
+  sinceLastMs: number; // the last
+  loaded: number; // bytes
+  total: number; // 0: not known
+}
+
+/**
+ * Whether to ask again for what comes too slowly: "silent" when no further byte came for silenceMs, "slow" when at
+ * the mean rate all would take longer than playsMs, and what is missing longer than half of that (0: at any rate).
+ */
+export function verdict({ sinceFirstMs, sinceLastMs, loaded, total }: Progress, silenceMs: number, playsMs: number): "silent" | "slow" | null {
+  if (total > 0 && loaded >= total) return null;
+  if (sinceLastMs >= silenceMs) return "silent";
+  if (playsMs <= 0 || sinceFirstMs < PACE_AFTER_MS || total <= 0 || loaded <= 0) return null;
+  const plays = Math.max(playsMs, SHORTEST_MS);
+  const left = (sinceFirstMs * (total - loaded)) / loaded;
+  return sinceFirstMs + left > plays && left > plays / 2 ? "slow" : null;
 }
 
 /** A whole segment may take two target durations (seconds, from the playlist). */
