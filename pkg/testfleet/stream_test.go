@@ -269,6 +269,30 @@ func TestPublisherRestart(t *testing.T) {
 }
 
 // TestReplicasAndFewBoxes: fewer boxes than replicas is no reason to wait.
+// TestPublisherFinishesItsPushes: a segment that is on its way to a box when the publisher is asked
+// to end arrives there, and the playlist is not ended.
+func TestPublisherFinishesItsPushes(t *testing.T) {
+	t.Parallel()
+	f := Start(t, Options{Boxes: 1, Replicas: 1})
+	e := f.Encoder()
+	e.Size = 400_000
+	f.Boxes[0].Link.Slow(400_000)
+	e.Write(1)
+	f.Await("a segment is on its way", func() bool { return f.Publisher.Totals().Placing.Sent > 0 })
+	f.Publisher.Stop()
+	at := "http://" + f.Boxes[0].Addr().String() + "/" + string(f.Publisher.ID()) + string(e.Segments[0].Path())
+	if status, body := f.Get(at); status != http.StatusOK || !bytes.Equal(body, e.Segments[0].Content) {
+		t.Errorf("%s: %d, %d bytes", at, status, len(body))
+	}
+	f.Boxes[0].Link.Slow(0)
+	f.Publisher.Start()
+	f.AwaitBoxes(1)
+	e.Write(1)
+	if m := f.shown(e.Segments[1]); m.Ended {
+		t.Error("the playlist has ended")
+	}
+}
+
 func TestReplicasAndFewBoxes(t *testing.T) {
 	t.Parallel()
 	f := Start(t, Options{Boxes: 1, Replicas: 3})
