@@ -158,10 +158,20 @@ test("who is aborted or destroyed says nothing later", () => {
     request.headers();
     vi.advanceTimersByTime(500);
     loader[end]();
+    expect(vi.getTimerCount()).toBe(0);
     vi.advanceTimersByTime(5000);
     expect(told).toEqual(end === "abort" ? ["abort"] : []);
     expect(request.aborted).toBe(true);
   }
+});
+
+test("an error is told, and nothing after it", () => {
+  const { told, request } = begin();
+  request.headers();
+  request.status = 404;
+  request.whole(10);
+  expect(told).toEqual(["error"]);
+  expect(vi.getTimerCount()).toBe(0);
 });
 
 test("a line that halts is given longer", () => {
