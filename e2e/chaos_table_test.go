@@ -29,7 +29,7 @@ const (
 	stallsFor    = 8 * time.Second // from the beginning
 	stallsBehind = 2 * time.Second // from the end
 	failoversFor = 2 * time.Second
-	firstByte    = time.Second // a load that failed for want of it may have begun so much before the fault
+	firstByte    = 1500 * time.Millisecond // a load that failed for want of bytes may have begun so much before the fault
 	resumeWithin = 3 * time.Second
 )
 
@@ -49,7 +49,7 @@ func (in *injected) causesFailover(e seenEvent) bool {
 		return false
 	}
 	from, until := in.from.Add(-firstByte), in.healed.Add(failoversFor)
-	if in.fault == faultKill && e.Cause == watch.CauseSilent {
+	if in.fault == faultKill && (e.Cause == watch.CauseSilent || e.Cause == watch.CauseSlow) {
 		from, until = in.from, in.healed
 	}
 	return !e.Time.Before(from) && e.Time.Before(until)
