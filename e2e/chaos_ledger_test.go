@@ -155,7 +155,7 @@ func (l *ledger) locate(ctx context.Context, path string) error {
 	f := l.files[path]
 	if f.digest == "" {
 		f.digest, f.size = told.Digest, told.Size
-	} else if told.Digest != f.digest || told.Size != f.size {
+	} else if told.Digest != "" && told.Digest != f.digest || told.Size != f.size { // without one: no box holds it
 		l.t.Errorf("%s has digest %s and %d bytes, and was acknowledged with %s and %d", path, told.Digest, told.Size, f.digest, f.size)
 	}
 	for _, text := range told.URLs {

@@ -214,6 +214,8 @@ func (p *Publisher) registerMetrics(r *prometheus.Registry) {
 	}
 	gauge("boxes_up", "Boxes that files can be pushed to now.", func() float64 { return float64(p.placement.Up()) })
 	gauge("connections", "Connections of viewers and of who uses the API.", func() float64 { all, _ := p.conns.Count(); return float64(all) })
+	count("connections_refused_total", "Connections that found no place: closed, or told to come back.", p.refusedConns.Load)
+	count("connections_gave_way_total", "Connections that waited and were closed for new ones.", p.closedConns.Load)
 	gauge("records", "Files that boxes hold.", func() float64 { return float64(p.placement.Records().Count()) })
 	count("segments_placed_total", "Live segments with a first copy.", func() int64 { return p.placement.Totals().Placed })
 	count("placing_bytes_total", "Bytes of files sent to boxes, failed attempts included.", func() int64 { return p.placement.Totals().Sent })

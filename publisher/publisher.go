@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -33,6 +34,7 @@ import (
 
 const (
 	queueWorkers = 4
+	httpDrain    = 4 * time.Second // of the drain; the rest is for what is on its way to boxes
 	drainLimit   = 5 * time.Second
 	mostConns    = 16_384 // of viewers; a web server in front multiplies that
 )
@@ -56,6 +58,8 @@ type Publisher struct {
 	uploads   *uploads
 	server    *http.Server
 	conns     *conns.Limit
+
+	refusedConns, closedConns atomic.Int64 // by conns
 }
 
 // New opens the publisher's data_dir, state and port; nothing runs before Run. ctx bounds the
@@ -97,7 +101,9 @@ func New(ctx context.Context, cfg Config, redis state.Config, log *slog.Logger) 
 	p.front = front.New(front.Config{
 		Content: content{p}, Publisher: p.id, PublicURL: cfg.PublicURL, TrustedProxies: cfg.TrustedProxies, Log: log,
 	})
-	p.conns = conns.New(conns.Config{Max: maxConns()})
+	p.conns = conns.New(conns.Config{
+		Max: maxConns(), Refused: func() { p.refusedConns.Add(1) }, Closed: func() { p.closedConns.Add(1) },
+	})
 	p.server = p.newServer()
 	return p, nil
 }
@@ -189,13 +195,13 @@ func (p *Publisher) crowded(h http.Handler) http.Handler {
 	})
 }
 
-// maxConns leaves half of the files that the process may have open for files and boxes.
+// maxConns is how many connections the process has files for.
 func maxConns() int {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return 512
 	}
-	return int(min(max(limit.Cur/2, 64), mostConns))
+	return int(min(max(limit.Cur/3, 64), mostConns)) // each may have a file of the window open
 }
 
 // ID returns the publisher's ID.
@@ -217,7 +223,7 @@ func (p *Publisher) Run(ctx context.Context) error {
 	for _, name := range p.order {
 		group.Add("stream "+string(name), p.streams[name].Run, nil)
 	}
-	group.AddHTTP("http", p.server, p.listener)
+	group.AddHTTP("http", p.server, p.listener, httpDrain)
 	return group.Run(ctx)
 }
 

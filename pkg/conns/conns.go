@@ -35,7 +35,7 @@ type Limit struct {
 
 	mu       sync.Mutex
 	all      map[net.Conn]*visitor
-	waits    list.List // of *visitor; among those that are not served the longest waiting first
+	waits    list.List // of *visitor, those that are not served: the longest waiting first
 	over     int
 	draining bool
 }
@@ -43,7 +43,7 @@ type Limit struct {
 // visitor is one connection. Its fields below place change under Limit.mu.
 type visitor struct {
 	conn  net.Conn
-	place *list.Element
+	place *list.Element // in waits; nil while served
 
 	since  time.Time // it waits for a request; without meaning while served
 	served bool      // a handler runs
@@ -178,7 +178,7 @@ func (l *Limit) arrived(conn net.Conn, now time.Time) (_ *visitor, closes net.Co
 // Max or the others; nil: none. l.mu is held.
 func (l *Limit) longestWaiting(over bool, now time.Time) *visitor {
 	for at := l.waits.Front(); at != nil; at = at.Next() {
-		if v := at.Value.(*visitor); !v.served && v.over == over {
+		if v := at.Value.(*visitor); v.over == over {
 			if now.Sub(v.since) < Patience {
 				return nil
 			}
@@ -200,7 +200,10 @@ func (l *Limit) gone(conn net.Conn) {
 // remove takes v out. l.mu is held.
 func (l *Limit) remove(v *visitor) {
 	delete(l.all, v.conn)
-	l.waits.Remove(v.place)
+	if v.place != nil {
+		l.waits.Remove(v.place)
+		v.place = nil
+	}
 	if v.over {
 		l.over--
 	}
@@ -214,6 +217,10 @@ func (l *Limit) enter(v *visitor) (last bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	v.served = true
+	if v.place != nil {
+		l.waits.Remove(v.place)
+		v.place = nil
+	}
 	return l.draining || v.over
 }
 
@@ -225,7 +232,7 @@ func (l *Limit) leave(v *visitor) {
 	defer l.mu.Unlock()
 	v.served, v.since = false, time.Now()
 	if l.all[v.conn] == v {
-		l.waits.MoveToBack(v.place)
+		v.place = l.waits.PushBack(v)
 	}
 }
 

@@ -223,18 +223,14 @@ func (f *Front) answer(w http.ResponseWriter, r *http.Request, path id.Path) err
 	asked := requestOf(viewer, r, path)
 	past := f.households.ask(asked, now)
 	failed := past.failed()
-	for _, box := range failed {
-		f.cfg.Content.Complained(box, path, viewer)
+	if failed != "" {
+		f.cfg.Content.Complained(failed, path, viewer)
 	}
-	var avoid []id.BoxID
-	if past.again > 0 && past.alone {
-		avoid = past.sent
-	}
-	loc, ok := f.cfg.Content.Locate(path, viewer, avoid)
+	loc, ok := f.cfg.Content.Locate(path, viewer, past.avoid())
 	if !ok {
 		return httperr.NotFound("not here: the segment is gone, or it never was; reload the playlist")
 	}
-	if loc.Own || len(loc.Boxes) == 0 || past.again >= 2 {
+	if loc.Own || len(loc.Boxes) == 0 || past.origin() {
 		file, err := f.cfg.Content.Open(path)
 		if err == nil {
 			defer file.Close()
@@ -343,7 +339,7 @@ func (c *counter) Unwrap() http.ResponseWriter { return c.ResponseWriter }
 // located is the answer of /api/v1/locate.
 type located struct {
 	URLs   []string `json:"urls"`
-	Digest string   `json:"digest"`
+	Digest string   `json:"digest,omitempty"` // absent where it is not known
 	Size   int64    `json:"size"`
 }
 
@@ -365,7 +361,10 @@ func (f *Front) locate(w http.ResponseWriter, r *http.Request) error {
 	if !ok {
 		return httperr.NotFound(fmt.Sprintf("nothing is known of %s", path))
 	}
-	answer := located{URLs: []string{}, Digest: loc.Digest.String(), Size: loc.Size}
+	answer := located{URLs: []string{}, Size: loc.Size}
+	if !loc.Digest.IsZero() {
+		answer.Digest = loc.Digest.String()
+	}
 	for _, b := range loc.Boxes {
 		answer.URLs = append(answer.URLs, b.Base+loc.Path)
 	}

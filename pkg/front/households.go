@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -16,13 +17,14 @@ import (
 //
 // Address and player do not name a viewer: a family, a campus or a carrier may share them, and
 // each of their viewers asks for the same once. How many they are shows in how often they asked
-// for other files of late; only requests beyond that are repeats. Else ten viewers of one household
-// looked like one who fails ten times, and the origin served eight of them.
+// for other files of the rendition of late; only requests beyond that are repeats. Else ten viewers of
+// one household looked like one who fails ten times, and the origin served eight of them. While
+// nobody knows how many they are, as when all come at once, it serves a third.
 const (
 	repeatWindow  = 30 * time.Second
 	shunFor       = 30 * time.Second // for which a household is not sent to a box that failed it, if another one has the file
 	maxHouseholds = 50_000           // remembered in one half of the window; more are forgotten early
-	maxAsks       = 32               // files of one household that are remembered
+	maxAsks       = 128              // files of one household that are remembered
 	maxSent       = 64               // answers to one request that are remembered
 	maxShunned    = 8
 	usualAsks     = 16 // of the latest files that say how many viewers a household has
@@ -38,15 +40,15 @@ type households struct {
 
 // household is the viewers who share an address and a player.
 type household struct {
-	asks    []ask // the files asked for, in the order of their first requests
+	asks    []ask // in the order of their first requests
 	shunned []shunned
 }
 
 // ask is one request, made once or more often.
 type ask struct {
-	request uint64
-	first   time.Time
-	sent    []id.BoxID // where it was answered to, oldest first; "": the origin
+	request
+	first time.Time
+	sent  []id.BoxID // where it was answered to, oldest first; "": the origin
 }
 
 type shunned struct {
@@ -56,7 +58,9 @@ type shunned struct {
 
 // request is who asks for what.
 type request struct {
-	household, request uint64
+	household uint64
+	what      uint64
+	group     uint64 // the files that each viewer of one rendition asks for in turn
 }
 
 var seed = maphash.MakeSeed()
@@ -66,7 +70,7 @@ type (
 		viewer netip.Addr
 		agent  string
 	}
-	requestKey struct {
+	whatKey struct {
 		method, span string
 		path         id.Path
 	}
@@ -75,39 +79,69 @@ type (
 func requestOf(viewer netip.Addr, r *http.Request, path id.Path) request {
 	return request{
 		household: maphash.Comparable(seed, householdKey{viewer, r.UserAgent()}),
-		request:   maphash.Comparable(seed, requestKey{r.Method, r.Header.Get("Range"), path}),
+		what:      maphash.Comparable(seed, whatKey{r.Method, r.Header.Get("Range"), path}),
+		group:     maphash.String(seed, groupOf(path)),
 	}
+}
+
+// groupOf is the rendition of a segment, the directory of another file.
+func groupOf(path id.Path) string {
+	dir := string(path[:strings.LastIndexByte(string(path), '/')])
+	if path.ContentAddressed() {
+		dir = dir[:strings.LastIndexByte(dir, '/')]
+	}
+	return dir
 }
 
 // past is what earlier requests say of a request.
 type past struct {
-	sent    []id.BoxID // where the household was sent with the same request lately, oldest first
+	tried   []id.BoxID // where the household was sent with the same request since the origin served it
 	again   int        // how many of its requests, this one included, are repeats
 	alone   bool       // the household seems to be one viewer
+	known   bool       // it asked for other files of the rendition before
 	shunned []id.BoxID // boxes that failed it lately
 }
 
-// failed returns the boxes that the viewer must have been sent to in vain: the last one, or where
-// several viewers ask, any of those that they were sent to.
-func (p past) failed() []id.BoxID {
-	switch {
-	case p.again <= 0 || len(p.sent) == 0:
-		return nil
-	case p.alone:
-		return p.sent[len(p.sent)-1:]
+// failed returns the box that the viewer must have been sent to in vain; "" where that is not
+// certain.
+func (p past) failed() id.BoxID {
+	if p.again <= 0 || !p.alone || !p.known || len(p.tried) == 0 {
+		return ""
 	}
-	return p.sent
+	return p.tried[len(p.tried)-1]
 }
+
+// avoid returns the boxes that must not be named again.
+func (p past) avoid() []id.BoxID {
+	if p.again <= 0 || !p.alone {
+		return nil
+	}
+	return p.tried
+}
+
+// origin reports whether it is the origin's turn: two boxes failed.
+func (p past) origin() bool { return p.again >= 2 && len(p.tried) >= 2 }
 
 // ask looks up what is known of a request.
 func (t *households) ask(r request, now time.Time) past {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	h := t.household(r.household, now)
-	viewers := h.viewers(r.request, now)
-	p := past{alone: viewers == 1}
-	if a := h.find(r.request, now); a != nil {
-		p.sent = slices.Clone(a.sent)
+	t.turn(now)
+	h := t.now[r.household]
+	if h == nil {
+		h = t.old[r.household]
+	}
+	if h == nil {
+		return past{alone: true}
+	}
+	viewers, known := h.viewers(r, now)
+	p := past{alone: viewers == 1, known: known}
+	if a := h.find(r, now); a != nil {
+		origin := len(a.sent) - 1
+		for origin >= 0 && a.sent[origin] != "" {
+			origin--
+		}
+		p.tried = slices.Clone(a.sent[origin+1:])
 		p.again = len(a.sent) - (viewers - 1)
 	}
 	for _, s := range h.shunned {
@@ -118,39 +152,43 @@ func (t *households) ask(r request, now time.Time) past {
 	return p
 }
 
-// answered notes where a request was sent, "" for the origin, and which boxes it shows to have
-// failed.
-func (t *households) answered(r request, to id.BoxID, failed []id.BoxID, now time.Time) {
+// answered notes where a request was sent, "" for the origin, and the box that it shows to have
+// failed, "" for none.
+func (t *households) answered(r request, to, failed id.BoxID, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	h := t.household(r.household, now)
-	a := h.find(r.request, now)
+	t.turn(now)
+	h := t.household(r.household)
+	a := h.find(r, now)
 	if a == nil {
 		if len(h.asks) == maxAsks {
 			h.asks = slices.Delete(h.asks, 0, 1)
 		}
-		h.asks = append(h.asks, ask{request: r.request, first: now})
+		h.asks = append(h.asks, ask{request: r, first: now})
 		a = &h.asks[len(h.asks)-1]
 	}
 	if len(a.sent) < maxSent {
 		a.sent = append(a.sent, to)
 	}
-	for _, box := range failed {
-		if box != "" {
-			h.shun(box, now)
-		}
+	if failed != "" {
+		h.shun(failed, now)
 	}
 }
 
-// household returns the household, the old generation's where the new one has it not yet.
-func (t *households) household(key uint64, now time.Time) *household {
-	if t.now == nil || now.Sub(t.turned) >= repeatWindow || len(t.now) >= maxHouseholds {
-		t.old, t.now = t.now, map[uint64]*household{}
-		if now.Sub(t.turned) >= 2*repeatWindow {
-			t.old = nil
-		}
-		t.turned = now
+// turn begins a new generation when the old one is over.
+func (t *households) turn(now time.Time) {
+	if t.now != nil && now.Sub(t.turned) < repeatWindow && len(t.now) < maxHouseholds {
+		return
 	}
+	t.old, t.now = t.now, map[uint64]*household{}
+	if now.Sub(t.turned) >= 2*repeatWindow {
+		t.old = nil
+	}
+	t.turned = now
+}
+
+// household returns the household, made or taken over into the new generation where it has to be.
+func (t *households) household(key uint64) *household {
 	h := t.now[key]
 	if h == nil {
 		if h = t.old[key]; h == nil {
@@ -161,35 +199,31 @@ func (t *households) household(key uint64, now time.Time) *household {
 	return h
 }
 
-func (h *household) find(request uint64, now time.Time) *ask {
+func (h *household) find(r request, now time.Time) *ask {
 	for i := range h.asks {
-		if a := &h.asks[i]; a.request == request {
-			if now.Sub(a.first) < repeatWindow {
-				return a
-			}
-			h.asks = slices.Delete(h.asks, i, i+1)
-			return nil
+		if a := &h.asks[i]; a.what == r.what && now.Sub(a.first) < repeatWindow {
+			return a
 		}
 	}
 	return nil
 }
 
 // viewers is how many the household seems to have: as often as it asked for the usual one of the
-// other files. One that fails changes no median.
-func (h *household) viewers(other uint64, now time.Time) int {
+// other files of the rendition. One that fails changes no median. known is false where it asked for
+// none.
+func (h *household) viewers(r request, now time.Time) (n int, known bool) {
 	var counts [usualAsks]int
-	n := 0
 	for _, a := range slices.Backward(h.asks) {
-		if n < usualAsks && a.request != other && now.Sub(a.first) < repeatWindow {
+		if n < usualAsks && a.group == r.group && a.what != r.what && now.Sub(a.first) < repeatWindow {
 			counts[n] = len(a.sent)
 			n++
 		}
 	}
 	if n == 0 {
-		return 1
+		return 1, false
 	}
 	slices.Sort(counts[:n])
-	return max(counts[n/2], 1)
+	return max(counts[n/2], 1), true
 }
 
 func (h *household) shun(box id.BoxID, now time.Time) {
@@ -200,16 +234,15 @@ func (h *household) shun(box id.BoxID, now time.Time) {
 	h.shunned = append(h.shunned, shunned{box, now.Add(shunFor)})
 }
 
-// choose returns the holder that the request was sent to least; of several the best that is not
-// shunned.
+// choose returns the best holder that is not shunned; of a repeat the one that it was sent to least.
 func choose(holders []Holder, p past) Holder {
-	if len(p.sent) == 0 && len(p.shunned) == 0 {
+	if p.again <= 0 && len(p.shunned) == 0 {
 		return holders[0]
 	}
 	rank := func(h Holder) int {
 		n := 0
-		for _, box := range p.sent {
-			if box == h.Box {
+		for _, box := range p.tried {
+			if box == h.Box && p.again > 0 {
 				n += 2
 			}
 		}

@@ -11,12 +11,12 @@ import (
 // publisher learns with its next HAVE, or from its viewers.
 const maxUntold = 10_000
 
-// gone are files that publishers are to be told of. The zero value is ready; any goroutine.
+// gone are files that publishers are to be told of. The zero value is ready; any goroutine. A
+// publisher in paths is being told by a goroutine of its own: one that reads slowly delays no other.
 type gone struct {
-	mu      sync.Mutex
-	paths   map[id.PublisherID][]string
-	untold  int
-	telling bool // a goroutine does
+	mu     sync.Mutex
+	paths  map[id.PublisherID][]id.Path
+	untold int
 }
 
 // Gone tells a publisher that has a session that the box does not hold a file any more. It does not
@@ -26,42 +26,48 @@ func (s *Service) Gone(pub id.PublisherID, path id.Path) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.untold >= maxUntold {
+		s.metrics.untold.Inc()
 		return
 	}
 	if g.paths == nil {
-		g.paths = map[id.PublisherID][]string{}
+		g.paths = map[id.PublisherID][]id.Path{}
 	}
-	g.paths[pub] = append(g.paths[pub], string(path))
+	if _, told := g.paths[pub]; !told {
+		go s.tellGone(pub)
+	}
+	g.paths[pub] = append(g.paths[pub], path)
 	g.untold++
-	if !g.telling {
-		g.telling = true
-		go s.tellGone()
-	}
 }
 
-// tellGone tells what there is to tell, and ends.
-func (s *Service) tellGone() {
-	for pub, paths := s.gone.next(); len(paths) > 0; pub, paths = s.gone.next() {
-		if ses := s.acknowledging(pub); ses != nil {
-			_ = ses.send(wire.Gone{Peer: ses.own(), Command: wire.CommandGone, FilePaths: paths})
+// tellGone tells a publisher what there is to tell, and ends.
+func (s *Service) tellGone(pub id.PublisherID) {
+	for paths := s.gone.next(pub); len(paths) > 0; paths = s.gone.next(pub) {
+		message := wire.Gone{Command: wire.CommandGone}
+		for _, path := range paths {
+			if _, again := s.cfg.Store.Get(pub, path); !again { // stored anew meanwhile
+				message.FilePaths = append(message.FilePaths, string(path))
+			}
+		}
+		if ses := s.acknowledging(pub); ses != nil && len(message.FilePaths) > 0 {
+			message.Peer = ses.own()
+			_ = ses.send(message)
 		}
 	}
 }
 
-// next takes files of one publisher; none when there are none, and then nobody tells.
-func (g *gone) next() (id.PublisherID, []string) {
+// next takes files of a publisher; none when there are none, and then nobody tells it.
+func (g *gone) next(pub id.PublisherID) []id.Path {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for pub, all := range g.paths {
-		paths := all[:min(len(all), wire.MaxGone)]
-		if g.paths[pub] = all[len(paths):]; len(g.paths[pub]) == 0 {
-			delete(g.paths, pub)
-		}
-		g.untold -= len(paths)
-		return pub, paths
+	all := g.paths[pub]
+	if len(all) == 0 {
+		delete(g.paths, pub)
+		return nil
 	}
-	g.telling = false
-	return "", nil
+	paths := all[:min(len(all), wire.MaxGone)]
+	g.paths[pub] = all[len(paths):]
+	g.untold -= len(paths)
+	return paths
 }
 
 // acknowledging returns a session of the publisher that understands GONE, nil where there is none.

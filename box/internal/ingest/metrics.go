@@ -10,6 +10,7 @@ type metrics struct {
 	files      *prometheus.CounterVec // by result: "stored", "broken" or the kind of the refusal
 	bytes      prometheus.Counter
 	turnedAway *prometheus.CounterVec // by reason
+	untold     prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) metrics {
@@ -28,5 +29,8 @@ func newMetrics(r prometheus.Registerer) metrics {
 		turnedAway: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "dandelion_box_ingest_turned_away_total", Help: "Connections that were not taken, by the limit that stood against them.",
 		}, []string{"reason"}),
+		untold: f.NewCounter(prometheus.CounterOpts{
+			Name: "dandelion_box_ingest_gone_untold_total", Help: "Files that went before their time, of which publishers were not told because there were too many at once.",
+		}),
 	}
 }

@@ -11,8 +11,8 @@ import (
 // full of what is not the store's, and then removing everything would help nobody.
 const noSpaceFiles = 64
 
-// reserve promises need bytes of d to a file, removing for it what has expired, then files without
-// a TTL, the oldest first. What was promised until its TTL stays: a publisher that is refused goes
+// reserve promises need bytes of d to a file, removing for it files without a TTL, the oldest first,
+// and what has expired where that is not enough. What was promised until its TTL stays: a publisher that is refused goes
 // elsewhere, viewers of a file that vanished have nowhere to go. The caller gives the promise back, or
 // turns it into a committed file.
 func (s *Store) reserve(d *dir, need int64) *Refusal {
@@ -70,7 +70,7 @@ func (s *Store) freeDisk(d *dir, need int64) bool {
 	s.mu.Lock()
 	freed := d.expired > expired
 	var victims []*entry
-	for bytes := int64(0); bytes < need && len(victims) < noSpaceFiles && len(d.queues[queueKept]) > 0; {
+	for bytes := int64(0); !freed && bytes < need && len(victims) < noSpaceFiles && len(d.queues[queueKept]) > 0; {
 		v := d.queues[queueKept][0]
 		s.detach(v)
 		d.noSpace++

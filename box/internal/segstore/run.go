@@ -188,7 +188,6 @@ func (s *Store) verify(e *entry) bool {
 	}
 	s.log.Warn("a file lost its content when the machine stopped; it is removed", "dir", e.dir.path, "path", e.path, "err", err)
 	s.drop(e)
-	s.gone(e)
 	return false
 }
 

@@ -163,7 +163,6 @@ func (s *Store) Open(pub id.PublisherID, path id.Path) (*os.File, Entry, error) 
 	if errors.Is(err, errMoved) {
 		s.log.Error("a stored file vanished from disk; it is no longer offered", "publisher", pub, "path", path)
 		s.drop(e)
-		s.gone(e)
 		return nil, Entry{}, fs.ErrNotExist
 	}
 	if err != nil {
@@ -259,6 +258,7 @@ func (s *Store) drop(e *entry) {
 	s.mu.Unlock()
 	if in {
 		s.remove(e)
+		s.gone(e)
 	}
 }
 

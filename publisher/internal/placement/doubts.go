@@ -15,7 +15,7 @@ import (
 const (
 	suspectAfter = 3                // distinct addresses of viewers that complained…
 	complaintAge = 10 * time.Second // …within so long
-	suspectFor   = 10 * time.Second // for which then no viewer is sent there
+	suspectFor   = 10 * time.Second // for which the box then comes last for viewers
 	probeWithin  = 2 * time.Second  // for the box's answer to a probe
 	probeRest    = time.Second      // between two probes of a box…
 	longestProbe = 15 * time.Second // …doubling to this while it does not answer
@@ -30,15 +30,14 @@ type doubts struct {
 }
 
 type complaint struct {
-	from netip.Addr // viewer; of IPv6 its /64, which is one household
+	from netip.Addr // viewer; of IPv6 its household
 	at   time.Time
 }
 
 // complain notes a viewer's complaint, and reports whether that makes the box suspect.
 func (d *doubts) complain(viewer netip.Addr, now time.Time) bool {
 	if viewer.Is6() {
-		prefix, _ := viewer.Prefix(64) // no error: 64 bits there are
-		viewer = prefix.Addr()
+		viewer = netaddr.Household(viewer).Addr() // one subscriber has as many addresses as it likes
 	}
 	oldest, fresh := 0, 1
 	for i, c := range d.complaints {
@@ -62,8 +61,8 @@ func (d *doubts) complain(viewer netip.Addr, now time.Time) bool {
 	return true
 }
 
-// against reports whether viewers should be sent elsewhere.
-func (d *doubts) against(now time.Time) bool { return d.deaf || now.Before(d.suspect) }
+// suspected reports whether viewers should be sent elsewhere if they can.
+func (d *doubts) suspected(now time.Time) bool { return now.Before(d.suspect) }
 
 // Complained takes the word of a viewer that a box did not serve a file it was sent there for. The
 // box is probed; it is suspect for all when viewers of three addresses say so.
@@ -75,7 +74,7 @@ func (p *Placement) Complained(box id.BoxID, path id.Path, viewer netip.Addr) {
 		return
 	}
 	if m.doubts.complain(viewer, time.Now()) {
-		p.log.Warn("viewers of several addresses did not get what they were sent to a box for; nobody is sent there for a while", "box", box, "for", suspectFor)
+		p.log.Warn("viewers of several addresses did not get what they were sent to a box for; it comes last for a while", "box", box, "for", suspectFor)
 	}
 	m.doubt(path)
 }
@@ -103,6 +102,9 @@ func (p *Placement) probe(ctx context.Context, m *member, least netaddr.Scope) {
 		case <-again:
 		}
 		err := p.lookAt(ctx, client, m, path)
+		if err != nil {
+			err = p.lookAt(ctx, client, m, path) // one packet may get lost
+		}
 		if ctx.Err() != nil {
 			return
 		}
@@ -158,6 +160,8 @@ func (p *Placement) lookAt(ctx context.Context, client *http.Client, m *member, 
 	}
 	resp.Body.Close()
 	switch {
+	case resp.StatusCode == http.StatusServiceUnavailable && resp.Header.Get("Retry-After") != "":
+		return nil // it is busy, and said so
 	case resp.StatusCode >= http.StatusInternalServerError:
 		return fmt.Errorf("%s answered %s", url, resp.Status)
 	case path != "" && (resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusGone):

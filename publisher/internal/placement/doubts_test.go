@@ -1,12 +1,16 @@
 package placement
 
 import (
+	"io"
 	"net/http"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
 	"dandelion/pkg/id"
+	"dandelion/pkg/wire"
+	"dandelion/publisher/internal/push"
 )
 
 func TestComplaints(t *testing.T) {
@@ -25,7 +29,7 @@ func TestComplaints(t *testing.T) {
 		"three":                         {[]word{{"192.0.2.1", 0}, {"192.0.2.2", 1}, {"192.0.2.3", 2}}, true},
 		"three, too far apart":          {[]word{{"192.0.2.1", 0}, {"192.0.2.2", 6 * time.Second}, {"192.0.2.3", 12 * time.Second}}, false},
 		"a fourth while it still hurts": {[]word{{"192.0.2.1", 0}, {"192.0.2.2", 6 * time.Second}, {"192.0.2.3", 12 * time.Second}, {"192.0.2.4", 13 * time.Second}}, true},
-		"one household's IPv6":          {[]word{{"2001:db8::1", 0}, {"2001:db8::2", 1}, {"2001:db8::3", 2}}, false},
+		"one household's IPv6":          {[]word{{"2001:db8::1", 0}, {"2001:db8:0:2::2", 1}, {"2001:db8:0:3::3", 2}}, false},
 		"three households' IPv6":        {[]word{{"2001:db8:1::1", 0}, {"2001:db8:2::2", 1}, {"2001:db8:3::3", 2}}, true},
 	} {
 		var d doubts
@@ -34,8 +38,8 @@ func TestComplaints(t *testing.T) {
 			at = now.Add(w.after)
 			suspect = d.complain(netip.MustParseAddr(w.from), at) || suspect
 		}
-		if suspect != tt.suspect || d.against(at) != tt.suspect || d.against(at.Add(suspectFor)) {
-			t.Errorf("%s: suspect %v, against %v, later %v; want %v", name, suspect, d.against(at), d.against(at.Add(suspectFor)), tt.suspect)
+		if suspect != tt.suspect || d.suspected(at) != tt.suspect || d.suspected(at.Add(suspectFor)) {
+			t.Errorf("%s: suspect %v, then %v, later %v; want %v", name, suspect, d.suspected(at), d.suspected(at.Add(suspectFor)), tt.suspect)
 		}
 	}
 }
@@ -114,18 +118,70 @@ func TestBoxWithoutTheFile(t *testing.T) {
 }
 
 // TestThreeViewersAreEnough: what the publisher cannot see itself, viewers of three addresses can.
+// The box comes last then, and is better than nobody.
 func TestThreeViewersAreEnough(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	box := r.box(1, nil, stores(0))
-	s, offered := r.placedOne()
-	for i, viewer := range []string{"192.0.2.1", "192.0.2.2", "192.0.2.1", "192.0.2.3"} {
-		if !offered() {
+	r.box(1, nil, stores(0))
+	r.box(2, nil, stores(0))
+	s := r.segment(1, 2)
+	r.Place(s)
+	r.await("two copies", func() bool { return r.copies1(s) == 2 && r.idle() })
+	viewer := netip.MustParseAddr("127.0.0.1")
+	first := func() id.BoxID {
+		holders := r.HoldersFor(s.Path, s.Digest, viewer, nil)
+		if len(holders) != 2 {
+			t.Fatalf("%d holders", len(holders))
+		}
+		return holders[0].Box
+	}
+	suspect := first()
+	for i, from := range []string{"192.0.2.1", "192.0.2.2", "192.0.2.1", "192.0.2.3"} {
+		if first() != suspect {
 			t.Errorf("%d complaints of fewer than three were enough", i)
 		}
-		r.Complained(box, s.Path, netip.MustParseAddr(viewer))
+		r.Complained(suspect, s.Path, netip.MustParseAddr(from))
 	}
-	if offered() {
-		t.Error("three complain and viewers are still sent there")
+	if first() == suspect {
+		t.Error("three complain and viewers are still sent there first")
+	}
+}
+
+// TestDeafBoxIsReplaced: what only a deaf box holds is placed on another one.
+func TestDeafBoxIsReplaced(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.box(1, nil, stores(0))
+	s, offered := r.placedOne()
+	r.show(s)
+	r.await("a first look", func() bool { return r.looks.Load() > 0 })
+	second := r.box(2, nil, stores(0))
+	r.await("looks", func() bool { return r.judgedWell(second) })
+	r.Placement.mu.Lock()
+	for box, m := range r.members {
+		m.doubts.deaf = box != second
+	}
+	r.Placement.mu.Unlock()
+	r.wakeRepair()
+	r.await("another holder", offered)
+}
+
+// TestWhatMadeRoomRests: a file that its holder let go for room is not placed again at once, and no
+// other box has a say in that.
+func TestWhatMadeRoomRests(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	box := r.box(1, nil, func(wire.FileHeader) any { return wire.Stored{} })
+	content := "kept"
+	f := push.File{Path: "/kept", Size: 4, Digest: id.DigestOf([]byte(content)), Open: func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(content)), nil }}
+	r.records.add(f, box, time.Now(), taskFacts{})
+	yielded := func(by id.BoxID) bool {
+		r.records.yielded(by, []id.Path{f.Path})
+		r.records.mu.Lock()
+		defer r.records.mu.Unlock()
+		return !r.records.files[f.Path].yielded.IsZero()
+	}
+	if yielded("box-99999999999999999999999999999999") || !yielded(box) {
+		t.Error("a box that never held it counts, or the holder does not")
 	}
 }

@@ -106,10 +106,10 @@ func (m *member) empty() []*job {
 	return waiting
 }
 
-// pace notes whether the box takes segments much faster than they play: viewers are better off
-// with another one else.
+// pace notes a box that takes segments hardly faster than they play: viewers are better off with
+// another one.
 func (m *member) pace(plays, took time.Duration, err error) {
-	if errors.Is(err, errTooSlow) || err == nil && took > plays/2 {
+	if errors.Is(err, errTooSlow) || err == nil && plays > 0 && took > plays/2 {
 		m.slow = time.Now().Add(slowFor)
 	}
 }
@@ -192,8 +192,12 @@ func (p *Placement) push(ctx context.Context, m *member, j *job) {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, errTooSlow)
 	defer cancel()
 	start, file := time.Now(), liveFile(j.Live)
-	_, err := m.link.Push(ctx, push.Live, file)
-	p.finished(m, j, file, start, err)
+	receipt, err := m.link.Push(ctx, push.Live, file)
+	took := receipt.Took
+	if err != nil {
+		took = time.Since(start)
+	}
+	p.finished(m, j, file, start, took, err)
 }
 
 // pushWithin is how long a live segment may wait for a box, and then its push take.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -108,8 +109,8 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// TestSilentBoxHoldsNothingUp: a segment on its way to a box that falls silent goes to another one
-// at once, and both count when both have it.
+// TestSilentBoxHoldsNothingUp: a segment on its way to a box that falls silent goes to one other at
+// once, and to no third when the silent one fails in the end.
 func TestSilentBoxHoldsNothingUp(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -117,17 +118,67 @@ func TestSilentBoxHoldsNothingUp(t *testing.T) {
 	first := r.box(1, nil, func(h wire.FileHeader) any {
 		arrived <- struct{}{}
 		<-answer // its session reads nothing meanwhile: no pong
-		return stores(0)(h)
+		return wire.Refused{Kind: wire.KindFull}
 	})
 	s := r.segment(1, 1)
 	s.Duration = 10 * time.Second // patience enough
 	r.Place(s)
 	<-arrived
-	r.box(2, nil, stores(0))
-	r.await("a copy elsewhere", func() bool { return r.copies1(s) == 1 })
+	var asked atomic.Int64
+	hold := make(chan struct{})
+	for n := range 3 {
+		r.box(n+2, nil, counted(&asked, func(h wire.FileHeader) any { <-hold; return stores(0)(h) }))
+	}
+	r.await("another is asked", func() bool { return asked.Load() > 0 })
 	if r.up()[first] {
 		t.Error("the box is not silent")
 	}
+	for range 3 {
+		r.unblock(time.Now()) // as at each tick
+	}
+	close(hold)
+	r.await("a copy", func() bool { return r.copies1(s) == 1 })
 	close(answer)
-	r.await("both hold it", func() bool { return r.copies1(s) == 2 && r.idle() })
+	r.await("all settled", r.idle)
+	if asked.Load() != 1 || r.copies1(s) != 1 {
+		t.Errorf("%d boxes were sent it beside the silent one, %d copies", asked.Load(), r.copies1(s))
+	}
+}
+
+// TestAssignedOnce: a job that overflows the queue it is put into waits in no other queue twice.
+func TestAssignedOnce(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	silent := func(wire.FileHeader) any { return nil }
+	full, other := r.box(1, nil, silent), r.box(2, nil, silent)
+	now := time.Now()
+	r.Placement.mu.Lock()
+	defer r.Placement.mu.Unlock()
+	a, b := r.members[full], r.members[other]
+	a.cancel() // nobody takes from the queues
+	b.cancel()
+	for n := range maxWaiting {
+		j := waitingJob(n, now.Add(time.Hour))
+		j.flying, j.Expires, j.tried = 1, now.Add(time.Hour), map[id.BoxID]bool{full: true, other: true}
+		a.queue = append(a.queue, queued{j, now})
+	}
+	j := waitingJob(0, now) // older than all that waits
+	j.Path, j.Expires, j.tried = "/j", now.Add(time.Hour), map[id.BoxID]bool{}
+	r.jobs[j.Path] = j
+	r.assign(j, 2)
+	n := 0
+	for _, q := range slices.Concat(a.queue, b.queue) {
+		if q.job == j {
+			n++
+		}
+	}
+	if n != j.flying || n != 1 || r.jobs[j.Path] != j {
+		t.Errorf("it waits %d times, flying %d, known %v", n, j.flying, r.jobs[j.Path] == j)
+	}
+	j.flying = 0
+	for _, q := range a.queue {
+		q.flying = 0
+	}
+	clear(r.jobs)
+	a.queue, b.queue = nil, nil
 }

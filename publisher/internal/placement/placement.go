@@ -205,6 +205,7 @@ func (p *Placement) drop(box id.BoxID, m *member) {
 	m.cancel()
 	p.sentGone.Add(m.link.Sent())
 	delete(p.members, box)
+	p.release(m)
 }
 
 // newcomers returns the boxes without a link, best first.
@@ -237,7 +238,7 @@ func (p *Placement) join(ctx context.Context, group *sync.WaitGroup, b fleet.Box
 			p.wakeRepair()
 		},
 		Gone: func(paths []id.Path) {
-			p.log.Info("files made room for others on a box", "box", b.ID, "files", len(paths))
+			p.log.Debug("a box let files go", "box", b.ID, "files", len(paths))
 			p.records.yielded(b.ID, paths)
 		},
 		Down: func(reason string) {
@@ -278,18 +279,25 @@ func (p *Placement) place(s Live) {
 		}
 	}
 	p.jobs[s.Path] = j
-	p.assign(j, s.Replicas-len(j.tried))
+	p.assign(j, s.Replicas-p.copies(s))
 }
 
 // assign queues the job at n more boxes, as far as there are any.
 func (p *Placement) assign(j *job, n int) {
 	if n > 0 && time.Until(j.Expires) > leastUseful {
-		for _, box := range ranking.Choose(p.ranked(), n, j.tried, p.rng) {
+		boxes := ranking.Choose(p.ranked(), n, j.tried, p.rng)
+		for _, box := range boxes { // all of them, before what overflows is assigned in turn
 			j.tried[box] = true
 			j.flying++
-			if late := p.members[box].enqueue(j, time.Now()); late != nil {
-				p.elsewhere(late, ReasonOverflow)
+		}
+		var late []*job
+		for _, box := range boxes {
+			if l := p.members[box].enqueue(j, time.Now()); l != nil {
+				late = append(late, l)
 			}
+		}
+		for _, l := range late {
+			p.elsewhere(l, ReasonOverflow)
 		}
 	}
 	p.settle(j)
@@ -316,9 +324,9 @@ func (p *Placement) unblock(now time.Time) {
 			continue
 		}
 		p.release(m)
-		for j := range m.pushing { // the box has fallen silent in the middle: another one is asked beside it
-			m.pushing[j] = false
-			if j.copies == 0 {
+		for j, alone := range m.pushing { // the box has fallen silent in the middle: another one is asked beside it
+			if alone {
+				m.pushing[j] = false
 				p.assign(j, 1)
 			}
 		}
@@ -364,9 +372,8 @@ func (p *Placement) ranked() []ranking.Ranked {
 }
 
 // finished notes how a push ended and moves the job on.
-func (p *Placement) finished(m *member, j *job, file push.File, start time.Time, err error) {
+func (p *Placement) finished(m *member, j *job, file push.File, start time.Time, took time.Duration, err error) {
 	first := err == nil && p.records.add(file, m.id, start, taskFacts{})
-	took := time.Since(start)
 	p.mu.Lock()
 	m.note(j.Size, took, err)
 	m.pace(j.Duration, took, err)
@@ -383,7 +390,7 @@ func (p *Placement) finished(m *member, j *job, file push.File, start time.Time,
 	case errors.Is(err, push.ErrSource):
 		p.resting[j.Path] = time.Now().Add(sourceRest)
 		p.settle(j)
-	case silent && j.copies == 0: // another box was asked beside it
+	case silent: // another box was asked beside it
 		p.settle(j)
 		p.release(m)
 	default:
@@ -480,9 +487,9 @@ type Totals struct {
 
 // Totals returns what was done since the start.
 func (p *Placement) Totals() Totals {
-	t := Totals{Placed: p.placed.Load(), Sent: p.sentGone.Load(), Undelivered: p.undelivered.all(reasons())}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	t := Totals{Placed: p.placed.Load(), Sent: p.sentGone.Load(), Undelivered: p.undelivered.all(reasons())}
 	for _, m := range p.members {
 		t.Sent += m.link.Sent()
 	}

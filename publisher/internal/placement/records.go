@@ -389,15 +389,19 @@ func (r *Records) Totals() RecordTotals {
 // replicas: where room is short, each would drive out another.
 const yieldRest = time.Hour
 
-// yielded notes that a box let files go for room.
+// yielded notes that a box let files go: those without a TTL, for room.
 func (r *Records) yielded(box id.BoxID, paths []id.Path) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for _, path := range paths {
-		r.lacks(box, path)
-		r.mu.Lock()
-		if f := r.files[path]; f != nil {
+		f := r.files[path]
+		if f == nil {
+			continue
+		}
+		if i := f.holdingOf(box); i >= 0 && f.holders[i].expires.IsZero() {
 			f.yielded = time.Now()
 		}
-		r.mu.Unlock()
+		r.unhold(box, path, f)
 	}
 }
 
@@ -406,8 +410,17 @@ func (r *Records) lacks(box id.BoxID, path id.Path) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if f := r.files[path]; f != nil {
-		f.holders = slices.DeleteFunc(f.holders, func(h holding) bool { return h.box == box })
-		r.soil(path)
-		r.succeed(path, f)
+		r.unhold(box, path, f)
 	}
+}
+
+// unhold takes a box's holding out of a record. The caller holds the lock.
+func (r *Records) unhold(box id.BoxID, path id.Path, f *record) {
+	i := f.holdingOf(box)
+	if i < 0 {
+		return
+	}
+	f.holders = slices.Delete(f.holders, i, i+1)
+	r.soil(path)
+	r.succeed(path, f)
 }

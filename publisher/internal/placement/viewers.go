@@ -50,7 +50,7 @@ const startLoad = 0.25
 var affinity = maphash.MakeSeed()
 
 // HoldersFor returns the boxes that hold the file and that the viewer may reach, best first for
-// this viewer, without those in avoid. Boxes that are down, silent or doubted are left out.
+// this viewer, without those in avoid. Boxes that are down, silent or deaf are left out.
 func (p *Placement) HoldersFor(path id.Path, digest id.Digest, viewer netip.Addr, avoid []id.BoxID) []front.Holder {
 	boxes := p.records.holdersFor(path, digest)
 	now := time.Now()
@@ -59,7 +59,7 @@ func (p *Placement) HoldersFor(path id.Path, digest id.Digest, viewer netip.Addr
 	defer p.mu.Unlock()
 	for _, box := range boxes {
 		m := p.members[box]
-		if m == nil || !m.link.Up() || m.doubts.against(now) || slices.Contains(avoid, box) || !mayReach(viewer, m.box.EdgeAddr) {
+		if m == nil || !m.link.Up() || m.doubts.deaf || slices.Contains(avoid, box) || !mayReach(viewer, m.box.EdgeAddr) {
 			continue
 		}
 		uplink := m.box.Exchange.System.NetCapacity
@@ -69,6 +69,7 @@ func (p *Placement) HoldersFor(path id.Path, digest id.Digest, viewer netip.Addr
 		order = append(order, ranking.Holder{
 			ID: box, Distance: math.NaN(),
 			Same:     viewer.IsValid() && netaddr.ScopeOf(viewer) > netaddr.Loopback && netaddr.Household(viewer).Contains(m.box.EdgeAddr),
+			Suspect:  m.doubts.suspected(now),
 			Slow:     now.Before(m.slow),
 			Load:     m.viewers.get(now) / (uplink * startLoad),
 			Affinity: maphash.Comparable(affinity, viewerBox{viewer, box}),

@@ -29,8 +29,8 @@ const (
 	Bulk
 )
 
-// Events tell what happens to a link. They are called one at a time, from the link's own
-// goroutine, and must not block for long.
+// Events tell what happens to a link. They are called from goroutines of the link, and must not
+// block for long.
 type Events struct {
 	// Holds, just before Up: what the box says it holds. No push is under way then, so that nothing
 	// stored after the answer is missing from it. Not called for an old box.
@@ -40,7 +40,7 @@ type Events struct {
 	// Down: the session ended, or the box announced that it leaves. A session that this side broke
 	// off is opened again without it.
 	Down func(reason string)
-	// Gone: files that the box held went before their time. It may be called while another event is.
+	// Gone: files that the box held went before their time.
 	Gone func(paths []id.Path)
 }
 
@@ -118,7 +118,7 @@ func (l *Link) Run(ctx context.Context) {
 			return
 		}
 		if errors.Is(err, errBrokenOff) {
-			continue
+			continue // at once: while ctx lasts
 		}
 		if time.Since(opened) > steadyAfter {
 			retry.Reset()
@@ -140,22 +140,26 @@ var errBrokenOff = errors.New("a file was given up in the middle")
 
 // session opens a session and keeps it until it ends. The error says why.
 func (l *Link) session(ctx context.Context) error {
+	l.mu.Lock()
+	l.leaving = false
+	l.mu.Unlock()
 	s, have, err := l.open(ctx)
 	l.mu.Lock()
 	again := !l.reopen.IsZero()
 	l.reopen = time.Time{}
 	if err == nil {
-		l.live, l.leaving = s, false
+		l.live = s
 	}
+	leaving := l.leaving // it may have said so already
 	l.mu.Unlock()
-	switch {
-	case err == nil:
+	if err != nil {
+		if again {
+			l.events.Down(err.Error())
+		}
+		return err
+	}
+	if !leaving {
 		l.events.Up(have)
-	case again:
-		l.events.Down(err.Error())
-		return err
-	default:
-		return err
 	}
 
 	select {

@@ -42,6 +42,8 @@ type Receipt struct {
 	// Acknowledged is false for an old box, which confirms nothing: the file was written and
 	// the socket was healthy one ping later.
 	Acknowledged bool
+	// Took is how long it took, without the wait for its turn.
+	Took time.Duration
 }
 
 // Refusal is a box's answer that it does not store a file. The session goes on.
@@ -182,15 +184,17 @@ func (s *Session) Push(ctx context.Context, f File) (Receipt, error) {
 	}
 	defer s.forget(request)
 	h.RequestID, h.Publisher, h.Size, h.Digest = request, id.PublisherID(s.own.ID), f.Size, f.Digest
-	if err := s.write(ctx, h, f, content); err != nil {
+	began, err := s.write(ctx, h, f, content)
+	if err != nil {
 		return Receipt{}, err
 	}
-	switch reply, err := s.take(ctx, answer); {
-	case err != nil:
+	reply, err := s.take(ctx, answer)
+	if err != nil {
 		return Receipt{}, err
-	default:
-		return receipt(reply, f)
 	}
+	r, err := receipt(reply, f)
+	r.Took = time.Since(began)
+	return r, err
 }
 
 func receipt(reply any, f File) (Receipt, error) {
@@ -210,23 +214,28 @@ func receipt(reply any, f File) (Receipt, error) {
 	return Receipt{}, fmt.Errorf("an answer of type %T to a file", reply)
 }
 
-func (s *Session) write(ctx context.Context, h wire.FileHeader, f File, content io.Reader) error {
+// write sends the file when its turn has come, which is when it began.
+func (s *Session) write(ctx context.Context, h wire.FileHeader, f File, content io.Reader) (began time.Time, err error) {
 	counted := &countingReader{r: content, n: &s.sent}
 	if err := s.conn.WriteFile(ctx, h.AppendTo(nil), counted, f.Size); err != nil {
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			return began, context.Cause(ctx)
 		}
-		return fmt.Errorf("%w: %w", ErrClosed, err)
+		return began, fmt.Errorf("%w: %w", ErrClosed, err)
 	}
-	return nil
+	return counted.began, nil
 }
 
 type countingReader struct {
-	r io.Reader
-	n *atomic.Int64
+	r     io.Reader
+	n     *atomic.Int64
+	began time.Time // of the first Read
 }
 
 func (c *countingReader) Read(b []byte) (int, error) {
+	if c.began.IsZero() {
+		c.began = time.Now()
+	}
 	n, err := c.r.Read(b)
 	c.n.Add(int64(n))
 	return n, err
@@ -235,7 +244,8 @@ func (c *countingReader) Read(b []byte) (int, error) {
 // pushOld takes "written, and the socket still healthy one ping later" as stored (wire.md,
 // FEATURES).
 func (s *Session) pushOld(ctx context.Context, h wire.FileHeader, f File, content io.Reader) (Receipt, error) {
-	if err := s.write(ctx, h, f, content); err != nil {
+	began, err := s.write(ctx, h, f, content)
+	if err != nil {
 		return Receipt{}, err
 	}
 	alive, err := s.conn.Ping()
@@ -244,7 +254,7 @@ func (s *Session) pushOld(ctx context.Context, h wire.FileHeader, f File, conten
 	}
 	select {
 	case <-alive:
-		var r Receipt
+		r := Receipt{Took: time.Since(began)}
 		if f.TTL > 0 {
 			r.Expires = time.Now().Add(f.TTL)
 		}
@@ -406,7 +416,7 @@ func (s *Session) handle(e wire.Envelope, raw []byte) error {
 			return err
 		}
 		if s.said.gone != nil {
-			s.said.gone(paths(m.FilePaths))
+			s.said.gone(paths(m.FilePaths[:min(len(m.FilePaths), wire.MaxGone)]))
 		}
 	default:
 		if e.Error != "" && !s.acks() {

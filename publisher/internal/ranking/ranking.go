@@ -23,10 +23,9 @@ type Box struct {
 	Busy time.Duration
 
 	// What excludes it now.
-	Down     bool
-	Deaf     bool // it does not answer viewers
-	Draining bool
-	Paused   time.Duration // of its failure streak, still to go
+	Down   bool
+	Deaf   bool          // it does not answer viewers
+	Paused time.Duration // of its failure streak, still to go
 }
 
 // Record is what our own pushes to a box showed, decayed: recent ones count most.

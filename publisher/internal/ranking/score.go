@@ -74,10 +74,8 @@ func score(b Box) float64 {
 
 func excluded(b Box) string {
 	switch {
-	case b.Draining:
-		return "it announced that it leaves"
 	case b.Down:
-		return "no session with it, or no sign of life"
+		return "it leaves, has no session, or gives no sign of life"
 	case b.Deaf:
 		return "it does not answer viewers"
 	case b.Paused > 0:

@@ -13,6 +13,7 @@ type Holder struct {
 	ID       id.BoxID
 	Same     bool    // in the viewer's own network
 	Distance float64 // km; NaN: unknown
+	Suspect  bool    // several viewers did not get what they were sent there for
 	Slow     bool    // it took segments hardly faster than they play
 	Load     float64 // viewers sent there lately, by what it can carry; less is better
 	Affinity uint64  // hash of viewer and box: a stable choice among equals
@@ -24,11 +25,12 @@ const (
 	loadStep        = 2    // a box with this many times the load of another comes behind it
 )
 
-// OrderForViewer sorts holders in place, best first: not slow, nearest, then clearly less loaded, then a
+// OrderForViewer sorts holders in place, best first: not suspect, in the viewer's own network, not slow, nearest, then clearly less loaded, then a
 // choice that stays the same for the same viewer, so that connections are reused.
 func OrderForViewer(holders []Holder) {
 	slices.SortFunc(holders, func(a, b Holder) int {
 		return cmp.Or(
+			compareBool(a.Suspect, b.Suspect),
 			-compareBool(a.Same, b.Same),
 			compareBool(a.Slow, b.Slow),
 			cmp.Compare(distanceClass(a), distanceClass(b)),
