@@ -59,6 +59,7 @@ type Link struct {
 	bulk     *Session
 	bulkUse  int
 	bulkEnd  *time.Timer
+	ended    bool  // Run has
 	sentGone int64 // content bytes of sessions that ended
 
 	bulkOpen sync.Mutex // one goroutine opens the bulk session
@@ -243,10 +244,16 @@ func (l *Link) openBulk(ctx context.Context) (*Session, error) {
 	if err != nil {
 		return nil, errors.Join(ErrClosed, err)
 	}
-	return l.holdBulk(s), nil
+	held := l.holdBulk(s)
+	if held == nil { // the link ended while it was opened
+		s.Close("the publisher ends")
+		return nil, ErrClosed
+	}
+	return held, nil
 }
 
-// holdBulk takes the bulk session into use: the one that is open, or fresh where none is.
+// holdBulk takes the bulk session into use: the one that is open, or fresh where none is. nil when
+// there is neither, or the link has ended.
 func (l *Link) holdBulk(fresh *Session) *Session {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -258,7 +265,7 @@ func (l *Link) holdBulk(fresh *Session) *Session {
 		default:
 		}
 	}
-	if l.bulk == nil {
+	if l.bulk == nil && !l.ended {
 		l.bulk = fresh
 	}
 	if l.bulk != nil {
@@ -278,7 +285,7 @@ func (l *Link) releaseBulk() {
 	}
 }
 
-// closeBulk ends the bulk session; with onlyIdle unless it is in use.
+// closeBulk ends the bulk session: with onlyIdle unless it is in use, without for good.
 func (l *Link) closeBulk(onlyIdle bool) {
 	l.mu.Lock()
 	if onlyIdle && l.bulkUse > 0 {
@@ -286,7 +293,7 @@ func (l *Link) closeBulk(onlyIdle bool) {
 		return
 	}
 	s := l.bulk
-	l.bulk = nil
+	l.bulk, l.ended = nil, l.ended || !onlyIdle
 	if s != nil {
 		l.sentGone += s.Sent()
 	}
