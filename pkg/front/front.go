@@ -34,8 +34,8 @@ type Content interface {
 	Locate(path id.Path, viewer netip.Addr, avoid []id.BoxID) (Location, bool)
 	// Redirected notes that a viewer was sent to a box for so many bytes.
 	Redirected(box id.BoxID, bytes int64)
-	// Complained notes that a viewer asks for a file again that it was sent to the box for. One
-	// viewer's word condemns no box.
+	// Complained notes that a viewer asks for a file again that it was sent to the box for; the zero
+	// Addr where it may have been sent to another one. One viewer's word condemns no box.
 	Complained(box id.BoxID, path id.Path, viewer netip.Addr)
 	// Open opens the origin's own copy; fs.ErrNotExist where it has none.
 	Open(path id.Path) (*os.File, error)
@@ -225,6 +225,9 @@ func (f *Front) answer(w http.ResponseWriter, r *http.Request, path id.Path) err
 	failed := past.failed()
 	if failed != "" {
 		f.cfg.Content.Complained(failed, path, viewer)
+	}
+	for _, box := range past.doubted() {
+		f.cfg.Content.Complained(box, path, netip.Addr{})
 	}
 	loc, ok := f.cfg.Content.Locate(path, viewer, past.avoid())
 	if !ok {

@@ -27,6 +27,7 @@ const (
 	maxAsks       = 128              // files of one household that are remembered
 	maxSent       = 64               // answers to one request that are remembered
 	maxShunned    = 8
+	maxDoubted    = 4
 	usualAsks     = 16 // of the latest files that say how many viewers a household has
 )
 
@@ -109,6 +110,17 @@ func (p past) failed() id.BoxID {
 		return ""
 	}
 	return p.tried[len(p.tried)-1]
+}
+
+// doubted returns the boxes that are worth a look: where several viewers ask, any of the latest may
+// have failed one of them.
+func (p past) doubted() []id.BoxID {
+	if p.again <= 0 || p.alone || !p.known {
+		return nil
+	}
+	boxes := slices.Clone(p.tried[max(len(p.tried)-maxDoubted, 0):])
+	slices.Sort(boxes)
+	return slices.Compact(boxes)
 }
 
 // avoid returns the boxes that must not be named again.

@@ -65,7 +65,8 @@ func (d *doubts) complain(viewer netip.Addr, now time.Time) bool {
 func (d *doubts) suspected(now time.Time) bool { return now.Before(d.suspect) }
 
 // Complained takes the word of a viewer that a box did not serve a file it was sent there for. The
-// box is probed; it is suspect for all when viewers of three addresses say so.
+// box is probed; it is suspect for all when viewers of three addresses say so. From the zero Addr it
+// is only probed.
 func (p *Placement) Complained(box id.BoxID, path id.Path, viewer netip.Addr) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -73,7 +74,7 @@ func (p *Placement) Complained(box id.BoxID, path id.Path, viewer netip.Addr) {
 	if m == nil {
 		return
 	}
-	if m.doubts.complain(viewer, time.Now()) {
+	if viewer.IsValid() && m.doubts.complain(viewer, time.Now()) {
 		p.log.Warn("viewers of several addresses did not get what they were sent to a box for; it comes last for a while", "box", box, "for", suspectFor)
 	}
 	m.doubt(path)
