@@ -211,9 +211,9 @@ func (b *Box) Run(ctx context.Context) error {
 	}
 	group.Add("store", b.store.Run, nil)
 	if b.edgeListener != nil {
-		group.AddHTTP("viewers", b.edge.Server(b.viewersHandler()), b.edgeListener, 0)
+		group.AddHTTP("viewers", b.edge.Server(b.viewersHandler()), b.edgeListener)
 	}
-	group.AddHTTP("http", b.edge.Server(b.handler()), b.listener, 0)
+	group.AddHTTP("http", b.edge.Server(b.handler()), b.listener)
 	group.Add("entrances", b.report.Run, nil)
 	group.Add("drain", nil, b.drain) // the last one is the first to stop
 	return group.Run(ctx)

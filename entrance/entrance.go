@@ -207,7 +207,7 @@ func (e *Entrance) Run(ctx context.Context) error {
 	group.Add("registry", e.registry.Run, nil)
 	group.Add("dial-back", e.prober.Run, nil)
 	group.Add("sessions", nil, e.door.Close)
-	group.AddHTTP("http", e.server, e.listener, 0)
+	group.AddHTTP("http", e.server, e.listener)
 	return group.Run(ctx)
 }
 

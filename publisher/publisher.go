@@ -223,8 +223,20 @@ func (p *Publisher) Run(ctx context.Context) error {
 	for _, name := range p.order {
 		group.Add("stream "+string(name), p.streams[name].Run, nil)
 	}
-	group.AddHTTP("http", p.server, p.listener, httpDrain)
+	group.AddHTTP("http", p.server, p.listener)
+	group.Add("viewers", nil, p.drainViewers)
 	return group.Run(ctx)
+}
+
+// drainViewers lets answers under way come to their end.
+func (p *Publisher) drainViewers(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, httpDrain)
+	defer cancel()
+	p.conns.Drain()
+	if cut := p.conns.Shutdown(ctx, p.server); cut > 0 {
+		p.log.Warn("answers under way were cut off: the publisher ends and they were too slow", "answers", cut)
+	}
+	return nil
 }
 
 // drain lets boxes get the segments that are on their way to them.

@@ -236,8 +236,37 @@ func (l *Limit) leave(v *visitor) {
 	}
 }
 
-// CloseWaiting closes connections that have waited for a request for the time of patience.
-func (l *Limit) CloseWaiting(now time.Time, patience time.Duration) {
+// Shutdown takes no more connections, lets answers under way come to their end, closes the servers,
+// and returns how many it cut off because ctx ended first.
+func (l *Limit) Shutdown(ctx context.Context, servers ...*http.Server) (cut int) {
+	var ending sync.WaitGroup
+	for _, server := range servers {
+		ending.Go(func() { _ = server.Shutdown(ctx) })
+	}
+	ended := make(chan struct{})
+	go func() { ending.Wait(); close(ended) }()
+	// A server's own Shutdown waits longer for connections that have never sent a whole request.
+	look := time.NewTicker(Patience / 10)
+	defer look.Stop()
+	for waiting := true; waiting; {
+		select {
+		case now := <-look.C:
+			l.closeWaiting(now, Patience/2)
+		case <-ended:
+			waiting = false
+		}
+	}
+	if ctx.Err() != nil {
+		_, cut = l.Count()
+	}
+	for _, server := range servers {
+		server.Close()
+	}
+	return cut
+}
+
+// closeWaiting closes connections that have waited for a request for the time of patience.
+func (l *Limit) closeWaiting(now time.Time, patience time.Duration) {
 	l.mu.Lock()
 	var closing []net.Conn
 	for conn, v := range l.all {

@@ -172,7 +172,7 @@ func TestDrain(t *testing.T) {
 	if resp := answer(t, kept); resp.StatusCode != 200 || !resp.Close {
 		t.Errorf("%s, closes %v", resp.Status, resp.Close)
 	}
-	l.CloseWaiting(time.Now().Add(time.Minute), time.Second)
+	l.closeWaiting(time.Now().Add(time.Minute), time.Second)
 	_ = silent.SetReadDeadline(time.Now().Add(5 * time.Second))
 	if _, err := silent.Read(make([]byte, 1)); err == nil || strings.Contains(err.Error(), "timeout") {
 		t.Errorf("a silent one: %v, want the end", err)

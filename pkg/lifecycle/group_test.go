@@ -221,7 +221,7 @@ func TestAddHTTP(t *testing.T) {
 	g.AddHTTP("http", &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		cancel() // the group stops while this request is under way
 		io.WriteString(w, "whole")
-	})}, ln, 0)
+	})}, ln)
 	done := make(chan error, 1)
 	go func() { done <- g.Run(ctx) }()
 	resp, err := http.Get("http://" + ln.Addr().String())
@@ -252,7 +252,7 @@ func TestAddHTTPCutsOff(t *testing.T) {
 	g.AddHTTP("http", &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		cancel()
 		<-r.Context().Done()
-	})}, ln, 0)
+	})}, ln)
 	done := make(chan error, 1)
 	go func() { done <- g.Run(ctx) }()
 	if resp, err := http.Get("http://" + ln.Addr().String()); err == nil {

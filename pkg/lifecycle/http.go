@@ -5,13 +5,12 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"time"
 )
 
 // AddHTTP adds a part that serves HTTP on ln, which it closes. It drains by taking no new
-// connections and finishing the requests that are under way; what is not finished within that time,
-// or at the drain limit, is cut off. Within 0 is the whole drain. Hijacked connections (websockets) are their owner's to close.
-func (g *Group) AddHTTP(name string, srv *http.Server, ln net.Listener, within time.Duration) {
+// connections and finishing the requests that are under way; what is not finished at the drain
+// limit is cut off. Hijacked connections (websockets) are their owner's to close.
+func (g *Group) AddHTTP(name string, srv *http.Server, ln net.Listener) {
 	run := func(context.Context) error {
 		if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
 			return err
@@ -19,11 +18,6 @@ func (g *Group) AddHTTP(name string, srv *http.Server, ln net.Listener, within t
 		return nil
 	}
 	drain := func(ctx context.Context) error {
-		if within > 0 {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, within)
-			defer cancel()
-		}
 		err := srv.Shutdown(ctx)
 		// Shutdown knows the listener only once Serve has begun.
 		ln.Close()

@@ -5,12 +5,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"dandelion/pkg/conns"
 )
 
 // Server returns a server for h, which is Handler or a mux that has it beside the box's other
@@ -71,29 +68,5 @@ func (e *Edge) Drain(ctx context.Context, grace time.Duration) (cut int) {
 		case <-ctx.Done():
 		}
 	}
-	var ending sync.WaitGroup
-	for _, server := range e.servers {
-		ending.Go(func() { _ = server.Shutdown(ctx) })
-	}
-	ended := make(chan struct{})
-	go func() { ending.Wait(); close(ended) }()
-	// Shutdown waits longer than we do for connections that have never sent a whole request.
-	look := time.NewTicker(conns.Patience / 10)
-	defer look.Stop()
-	for {
-		select {
-		case now := <-look.C:
-			e.conns.CloseWaiting(now, conns.Patience/2)
-			continue
-		case <-ended:
-		}
-		break
-	}
-	if ctx.Err() != nil {
-		_, cut = e.conns.Count()
-	}
-	for _, server := range e.servers {
-		server.Close()
-	}
-	return cut
+	return e.conns.Shutdown(ctx, e.servers...)
 }

@@ -46,8 +46,8 @@ func pick(free []Ranked, homes map[string]bool, rng *rand.Rand) int {
 	old := only(free, eligible, func(r Ranked) bool { return r.Pushes.Tried >= proven })
 	fresh := only(free, eligible, func(r Ranked) bool { return r.Pushes.Tried < proven })
 	switch {
-	case len(old) == 0:
-		return better(free, fresh, rng)
+	case len(old) < leastWell: // or the first few would be all there are, for long
+		return better(free, eligible, rng)
 	case len(fresh) > 0 && rng.Float64() < newShare:
 		return better(free, fresh, rng)
 	}

@@ -139,3 +139,25 @@ func TestOrderForViewer(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// TestFewProvenBoxesDoNotTakeAll: the first boxes that proved themselves leave work for the others of
+// a small fleet.
+func TestFewProvenBoxesDoNotTakeAll(t *testing.T) {
+	t.Parallel()
+	var boxes []Box
+	for i, tried := range []int{proven, proven, 0, 0} {
+		boxes = append(boxes, Box{ID: id.BoxID(rune('a' + i)), Pushes: Record{Tried: tried, Success: 1, Throughput: 1e8}})
+	}
+	rng, count := rand.New(rand.NewPCG(1, 2)), map[id.BoxID]int{}
+	const rounds = 200
+	for range rounds {
+		for _, box := range Choose(Score(boxes), 2, map[id.BoxID]bool{}, rng) {
+			count[box]++
+		}
+	}
+	for _, box := range boxes {
+		if count[box.ID] < rounds/10 {
+			t.Errorf("%s got %d of %d: %v", box.ID, count[box.ID], 2*rounds, count)
+		}
+	}
+}
