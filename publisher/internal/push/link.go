@@ -119,7 +119,7 @@ func (l *Link) Run(ctx context.Context) {
 			return
 		}
 		if errors.Is(err, errBrokenOff) {
-			continue // at once: while ctx lasts
+			continue
 		}
 		if time.Since(opened) > steadyAfter {
 			retry.Reset()
