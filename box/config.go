@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"dandelion/pkg/config"
+	"dandelion/pkg/id"
 	"dandelion/pkg/netaddr"
 	"dandelion/pkg/wire"
 )
@@ -23,6 +24,11 @@ type Config struct {
 	LiveLimit      config.AutoByteSize `yaml:"live_limit" doc:"how much live_dir may hold; auto: a part of what is free there, at most 512MB"`
 	StorageLimit   config.AutoByteSize `yaml:"storage_limit" doc:"how much data_dir may hold; auto: the lesser of 8GB and a fifth of the free space"`
 	SyncData       bool                `yaml:"sync_data" doc:"wait until files of data_dir are on the disk before acknowledging them: safer when the power fails, slower, wears memory cards"`
+	UploadCapacity config.AutoBitRate  `yaml:"upload_capacity" doc:"what the line of the household can send; auto: learned from deliveries to other networks, 2Mbit/s until it is known"`
+	UploadLimit    config.AutoBitRate  `yaml:"upload_limit" doc:"how much of it the box may use, for viewers and for other boxes; auto: half of upload_capacity"`
+	Favour         []string            `yaml:"favour" doc:"publishers (publisher-…) or streams of theirs (publisher-…/name) that come first, and whose segments are also kept without viewers, up to seed_limit"`
+	Refuse         []string            `yaml:"refuse" doc:"publishers (publisher-…) or streams of theirs (publisher-…/name) that the box takes nothing of"`
+	SeedLimit      config.ByteSize     `yaml:"seed_limit" doc:"how much the box may hold of each favoured stream while nobody watches it; 0B: only what viewers need"`
 	Entrances      []string            `yaml:"entrances" doc:"URLs of entrances, such as http://192.0.2.1:7070; more are learned from them"`
 	InsecureTLS    []string            `yaml:"insecure_tls" doc:"those of entrances whose certificate is not verified"`
 	ReportInterval config.Duration     `yaml:"report_interval" doc:"time between reports to entrances"`
@@ -42,6 +48,9 @@ func DefaultConfig() Config {
 // minLimit is the smallest limit that holds more than a moment of one stream.
 const minLimit = 16 * config.MB
 
+// minUpload carries one poor stream to one viewer.
+const minUpload = 100 * config.Kbit
+
 // Validate names each wrong field and what would be right.
 func (c *Config) Validate() error {
 	var p config.Problems
@@ -59,6 +68,22 @@ func (c *Config) Validate() error {
 	for field, limit := range map[string]config.AutoByteSize{"live_limit": c.LiveLimit, "storage_limit": c.StorageLimit} {
 		if v, fixed := limit.Get(); fixed && v < minLimit {
 			p.Add(field, "is "+v.String(), "auto, or a size of at least "+minLimit.String())
+		}
+	}
+	for field, rate := range map[string]config.AutoBitRate{"upload_capacity": c.UploadCapacity, "upload_limit": c.UploadLimit} {
+		if v, fixed := rate.Get(); fixed && v < minUpload {
+			p.Add(field, "is "+v.String(), "auto, or a rate of at least "+minUpload.String())
+		}
+	}
+	capacity, said := c.UploadCapacity.Get()
+	if limit, fixed := c.UploadLimit.Get(); fixed && said && limit > capacity {
+		p.Add("upload_limit", "is "+limit.String()+", more than upload_capacity", "at most "+capacity.String())
+	}
+	for field, list := range map[string][]string{"favour": c.Favour, "refuse": c.Refuse} {
+		for i, text := range list {
+			if _, err := parseWish(text); err != nil {
+				p.Add(fmt.Sprintf("%s[%d]", field, i), fmt.Sprintf("is %.80q: %v", text, err), "a publisher's ID, or one with a slash and the name of a stream")
+			}
 		}
 	}
 	known := make(map[string]bool)
@@ -99,6 +124,20 @@ func parseNetwork(text string) (netip.Prefix, error) {
 	}
 	network, err := netip.ParsePrefix(text)
 	return network.Masked(), err
+}
+
+// wish is a publisher, or with a name one of its streams, that the owner favours or refuses.
+type wish struct {
+	publisher id.PublisherID
+	stream    id.StreamName // "": all of them
+}
+
+func parseWish(text string) (w wish, err error) {
+	publisher, stream, one := strings.Cut(text, "/")
+	if w.publisher, err = id.ParsePublisherID(publisher); err == nil && one {
+		w.stream, err = id.ParseStreamName(stream)
+	}
+	return w, err
 }
 
 func entranceURL(p *config.Problems, field, raw string) string {

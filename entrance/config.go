@@ -15,7 +15,7 @@ type Config struct {
 	PublicURL        string          `yaml:"public_url" doc:"URL at which boxes and publishers reach listen, such as http://192.0.2.1:7070; empty: the one that each of them dialled. Old peers need an IPv4 address in it"`
 	OtherURLs        []string        `yaml:"other_urls" doc:"URLs of other entrances that boxes and publishers are told of; added to those in Redis at the start, where they can be removed"`
 	LeaseTTL         config.Duration `yaml:"lease_ttl" doc:"how long a box's report is good for; boxes report every 5s"`
-	MaxSearchResults int             `yaml:"max_search_results" doc:"how many boxes a publisher is told of at most"`
+	MaxSearchResults int             `yaml:"max_search_results" doc:"how many boxes a publisher is told of at most; one that does not say how many it wants is told of 20"`
 	GeoIPDB          string          `yaml:"geoip_db" doc:"path of a GeoIP database (.mmdb) for boxes and publishers that do not say where they are; empty: none"`
 	TrustedProxies   []string        `yaml:"trusted_proxies" doc:"addresses or networks of web servers in front of this one, whose X-Forwarded-For names the peer"`
 }
@@ -26,7 +26,7 @@ func DefaultConfig() Config {
 		Listen:           ":7070",
 		DataDir:          "data/entrance",
 		LeaseTTL:         20 * config.Second,
-		MaxSearchResults: 20,
+		MaxSearchResults: 200,
 	}
 }
 

@@ -34,6 +34,8 @@ type FileHeader struct {
 	Publisher id.PublisherID
 	Size      int64 // bytes of content, -1 where the sender did not say
 	Digest    id.Digest
+	Plays     time.Duration // how long it plays; 0: not said (FeatureGrant)
+	Relay     []RelayNode   // the boxes that it is passed on to (FeatureRelay)
 }
 
 // HeaderError is the refusal of a file because of its headers.
@@ -52,6 +54,8 @@ type fileHeaderJSON struct {
 	Publisher string         `json:"PUBLISHER,omitzero"`
 	Size      *int64         `json:"SIZE,omitzero"`
 	SHA256    string         `json:"SHA256,omitzero"`
+	Duration  float64        `json:"DURATION,omitzero"`
+	Relay     []RelayNode    `json:"RELAY,omitzero"`
 }
 
 // AppendTo appends the framed headers to b; the content follows. For an old box leave
@@ -62,6 +66,7 @@ func (h FileHeader) AppendTo(b []byte) []byte {
 	if h.RequestID != "" {
 		raw.RequestID, raw.Publisher = h.RequestID, string(h.Publisher)
 		raw.Size, raw.SHA256 = &h.Size, h.Digest.String()
+		raw.Duration, raw.Relay = h.Plays.Seconds(), h.Relay
 	}
 	// '<' is escaped, so that no path can end the headers early.
 	encoded, err := json.Marshal(raw, jsontext.EscapeForHTML(true))
@@ -158,6 +163,14 @@ func ParseFileHeader(raw []byte) (FileHeader, error) {
 			return refuse(KindDigest, fmt.Errorf("SHA256: %w", err))
 		}
 	}
+	if !(f.Duration >= 0 && f.Duration <= MaxPlays.Seconds()) {
+		return refuse(KindMalformed, fmt.Errorf("DURATION is %v: want seconds, 0 to %v", f.Duration, MaxPlays.Seconds()))
+	}
+	h.Plays = time.Duration(f.Duration * float64(time.Second))
+	if err := CheckRelay(f.Relay); err != nil {
+		return refuse(KindMalformed, fmt.Errorf("RELAY: %w", err))
+	}
+	h.Relay = f.Relay
 	return h, nil
 }
 

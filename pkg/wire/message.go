@@ -270,6 +270,12 @@ type PublishReply struct {
 	Message  string   `json:"MESSAGE,omitzero"`
 	Error    string   `json:"ERROR,omitzero"`
 	Features Features `json:"FEATURES,omitzero"`
+	// Grant, with FeatureGrant: what the publisher may plan with from now on.
+	Grant *Terms `json:"GRANT,omitzero"`
+	// Favours names the streams of the publisher that the box's owner wants to hold also without
+	// viewers ("*": all), each up to Seed bytes.
+	Favours []string `json:"FAVOURS,omitzero"`
+	Seed    int64    `json:"SEED,omitzero"`
 }
 
 // Stored acknowledges a file: it is committed and served until Expires (unix seconds; 0: until
@@ -282,6 +288,8 @@ type Stored struct {
 	Size      int64     `json:"SIZE"`
 	SHA256    id.Digest `json:"SHA256"`
 	Expires   int64     `json:"EXPIRES"`
+	// Box is the old box, which does not answer itself, that the sender passed the file on to.
+	Box id.BoxID `json:"BOX,omitzero"`
 }
 
 // Refused says that a file is not stored, and why.
@@ -291,6 +299,10 @@ type Refused struct {
 	RequestID string `json:"REQUEST_ID"`
 	Error     string `json:"ERROR"`
 	Kind      Kind   `json:"KIND"`
+	// Box is the box that the sender should have passed the file on to, and could not.
+	Box id.BoxID `json:"BOX,omitzero"`
+	// Parent is the box that passed the refused file on.
+	Parent id.BoxID `json:"PARENT,omitzero"`
 }
 
 // Goodbye says that its sender leaves in Seconds, and why.

@@ -31,6 +31,9 @@ const (
 	CommandDelete  = "DELETE"  // publisher to box: paths that may go
 	CommandDeleted = "DELETED" // its reply
 	CommandGone    = "GONE"    // box to publisher: files that went before their time
+	CommandGrant   = "GRANT"   // box to publisher: how much of its upload it may plan with
+	CommandDemand  = "DEMAND"  // publisher to box: how much of its upload it could use
+	CommandCopy    = "COPY"    // publisher to box: pass on a file that it holds
 )
 
 // MessageAccepted is the MESSAGE of a reply that is not an error.
@@ -40,7 +43,9 @@ const MessageAccepted = "ACCEPTED"
 const (
 	MaxMessage      = 1 << 20   // bytes of a JSON message
 	MaxExchange     = 256 << 10 // bytes of an EXCHANGE with its traffic logs
-	MaxFileHeader   = 16 << 10  // bytes of a file's JSON headers
+	MaxFileHeader   = 64 << 10  // bytes of a file's JSON headers; a sub-tree of MaxRelay boxes fits
+	MaxRelay        = 256       // boxes below one box in RELAY
+	MaxRelayDepth   = 16        // levels of them
 	MaxEcho         = 1 << 10   // bytes of an offending message in an ERROR
 	MaxField        = 512       // bytes of one text field of an EXCHANGE
 	MaxURL          = 512       // bytes of a URL in a message
@@ -76,11 +81,19 @@ type Feature string
 // FeatureAck: files are acknowledged, and GOODBYE, HAVE, DELETE and GONE are understood.
 const FeatureAck Feature = "ack"
 
+// FeatureGrant: the box promises the publisher a share of its upload (GRANT), asked for with DEMAND;
+// files say how long they play (DURATION).
+const FeatureGrant Feature = "grant"
+
+// FeatureRelay: the box passes files on to other boxes (RELAY, COPY). Between a publisher and a box it
+// marks the session on which the box answers for files that others passed on to it.
+const FeatureRelay Feature = "relay"
+
 // Features is a FEATURES list. An old peer has none.
 type Features []Feature
 
 // Ours lists what this implementation can do.
-func Ours() Features { return Features{FeatureAck} }
+func Ours() Features { return Features{FeatureAck, FeatureGrant, FeatureRelay} }
 
 // Has reports whether the list names f.
 func (fs Features) Has(f Feature) bool { return slices.Contains(fs, f) }
@@ -113,10 +126,11 @@ const (
 	KindDenied    Kind = "denied"    // the box does not store for this publisher
 	KindBusy      Kind = "busy"      // too many files at once
 	KindInternal  Kind = "internal"  // the box failed; its log says why
+	KindRelay     Kind = "relay"     // the box that should have passed it on could not
 )
 
 var kinds = []Kind{
-	KindMalformed, KindPath, KindTTL, KindSize, KindDigest, KindFull, KindTooLarge, KindDraining, KindDenied, KindBusy, KindInternal,
+	KindMalformed, KindPath, KindTTL, KindSize, KindDigest, KindFull, KindTooLarge, KindDraining, KindDenied, KindBusy, KindInternal, KindRelay,
 }
 
 // Kinds lists the kinds that this version knows.

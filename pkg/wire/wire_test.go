@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"math"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 
 const (
 	boxID       = "box-0123456789abcdef0123456789abcdef"
+	leafID      = "box-fedcba9876543210fedcba9876543210"
 	publisherID = "publisher-0123456789abcdef0123456789abcdef"
 )
 
@@ -174,7 +176,7 @@ func TestOldFileFrame(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (FileHeader{Path: "/tmp/hls/output/ch1/seg-0.ts", TTL: time.Minute, Size: -1}); h != want {
+	if want := (FileHeader{Path: "/tmp/hls/output/ch1/seg-0.ts", TTL: time.Minute, Size: -1}); !reflect.DeepEqual(h, want) {
 		t.Errorf("%+v", h)
 	}
 	if content, _ := io.ReadAll(r); string(content) != "bytes</Dandelion>" {
@@ -183,9 +185,15 @@ func TestOldFileFrame(t *testing.T) {
 }
 
 func TestFileHeaderRoundTrip(t *testing.T) {
-	h := FileHeader{Path: "/a</Dandelion>b.ts", TTL: 30 * time.Second, RequestID: "1", Publisher: publisherID, Size: 5, Digest: id.DigestOf([]byte("hello"))}
+	h := FileHeader{Path: "/a</Dandelion>b.ts", TTL: 30 * time.Second, RequestID: "1", Publisher: publisherID, Size: 5, Digest: id.DigestOf([]byte("hello")),
+		Plays: 1500 * time.Millisecond, Relay: []RelayNode{
+			{Box: boxID, ConnectWS: "http://192.0.2.1:7072/dandelion/" + boxID + "/ws/", RequestID: "r1", Relay: []RelayNode{
+				{Box: leafID, ConnectWS: "http://192.0.2.2:7072/dandelion/" + leafID + "/ws/", RequestID: "r2", Old: true},
+			}},
+		},
+	}
 	got, err := ReadFileHeader(bufio.NewReaderSize(bytes.NewReader(h.AppendTo(nil)), 16))
-	if err != nil || got != h {
+	if err != nil || !reflect.DeepEqual(got, h) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	old := FileHeader{Path: "/a.ts", TTL: time.Minute, Size: -1}
@@ -216,6 +224,9 @@ func TestFileHeaderRefusals(t *testing.T) {
 		frame(`{"FILE_PATH":"/a","SIZE":-1}`):          KindSize,
 		frame(`{"FILE_PATH":"/a","SHA256":"x"}`):       KindDigest,
 		frame(`{"FILE_PATH":"/a","PUBLISHER":"../x"}`): KindMalformed,
+		frame(`{"FILE_PATH":"/a","DURATION":-1}`):      KindMalformed,
+		frame(`{"FILE_PATH":"/a","DURATION":1e300}`):   KindMalformed,
+		frame(`{"FILE_PATH":"/a","RELAY":[{}]}`):       KindMalformed,
 	} {
 		var refused *HeaderError
 		if _, err := ReadFileHeader(bufio.NewReader(strings.NewReader(in))); !errors.As(err, &refused) || refused.Kind != kind {

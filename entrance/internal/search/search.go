@@ -18,6 +18,9 @@ import (
 	"dandelion/pkg/wire"
 )
 
+// usual is how many boxes a publisher is told of that does not say how many it wants (wire.md SEARCH).
+const usual = 20
+
 // Endpoint answers SEARCH.
 type Endpoint struct {
 	registry *registry.Registry
@@ -51,10 +54,11 @@ func (e *Endpoint) Search(s *door.Session, message []byte) error {
 	if from.Place.Loc == "" {
 		from.Place, _ = e.places.Lookup(s.Remote)
 	}
-	count := e.most
+	count := usual
 	if q.Count > 0 {
-		count = min(q.Count, e.most)
+		count = q.Count
 	}
+	count = min(count, e.most)
 	chosen := Choose(e.registry.Boxes(), from, count, time.Now(), rand.Float64)
 	reply := wire.SearchReply{
 		Peer:         s.Own,
