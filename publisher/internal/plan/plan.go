@@ -1,0 +1,216 @@
+// Package plan decides which boxes hold each rendition, so that its viewers find upload there, and
+// who passes a segment on to whom. It is pure: plain structs in, holders and trees out; no clocks,
+// no I/O. How a box is ranked is ranking's to say, what becomes of a plan placement's.
+//
+// A slot is what one more stream of a rendition takes of a box: a viewer fills one, and so does
+// each box that it passes the rendition on to. One viewer more costs the fleet one slot; one holder
+// more costs one, and brings its own.
+package plan
+
+import (
+	"cmp"
+	"slices"
+
+	"dandelion/pkg/id"
+	"dandelion/pkg/wire"
+)
+
+// Share is how much of a grant is planned with. The rest is for what no plan foresees: viewers who
+// join and load three segments at once, segments larger than the others.
+const Share = 0.8
+
+// Box is what a plan needs to know of a box that is up.
+type Box struct {
+	ID        id.BoxID
+	Household string     // boxes of one home share it; "" is its own home
+	Grant     float64    // bytes/s of its upload that may be planned with
+	Score     float64    // ranking's, 0 to 1
+	Relays    bool       // it passes files on
+	Place     wire.GeoIP // where it is, if it says so
+}
+
+// Rendition is what has to be carried.
+type Rendition struct {
+	Name     string
+	Rate     float64 // bytes/s of one viewer, more than 0
+	Viewers  int     // that are planned for
+	Replicas int     // holders that it has at least, viewers or not
+	Keep     []id.BoxID
+}
+
+// Holders are the boxes that should hold a rendition's segments, those that have longest first.
+type Holders struct {
+	Boxes []id.BoxID
+	Roots []id.BoxID // those of them that the publisher itself sends to
+	Short float64    // bytes/s of viewers that no box has upload for
+}
+
+// Plan is who should hold what.
+type Plan struct {
+	Holders map[string]Holders   // by rendition
+	Relayed map[id.BoxID]float64 // bytes/s that passing on takes of each box
+	Wanted  map[id.BoxID]float64 // bytes/s of a grant that the plan could use of each box
+	Uses    map[id.BoxID]Use     // what it takes of each box
+}
+
+// Use is what a plan takes of a box, beside what the box grants.
+type Use struct {
+	Grant, Relayed, Viewers float64 // bytes/s
+}
+
+// Short is what all renditions are short of, bytes/s.
+func (p Plan) Short() (short float64) {
+	for _, h := range p.Holders {
+		short += h.Short
+	}
+	return short
+}
+
+// Make plans for the renditions, the least demand first, so that a stream of few viewers is not
+// starved by one of many. The publisher itself sends each to so many roots. Holders of the plan
+// before stay where they may, so that sessions and viewers do; the latest to come are the first to
+// go. Each rendition gets the fewest boxes with which no box is planned beyond Share of its grant,
+// and one more while there are viewers.
+func Make(boxes []Box, renditions []Rendition, roots int, before Plan) Plan {
+	m := maker{
+		boxes: map[id.BoxID]Box{}, left: map[id.BoxID]float64{}, roots: max(roots, 1),
+		plan: Plan{Holders: map[string]Holders{}, Relayed: map[id.BoxID]float64{}, Wanted: map[id.BoxID]float64{}, Uses: map[id.BoxID]Use{}},
+	}
+	for _, b := range boxes {
+		m.boxes[b.ID], m.left[b.ID] = b, Share*b.Grant
+		m.plan.Uses[b.ID] = Use{Grant: b.Grant}
+	}
+	ordered := slices.Clone(renditions)
+	slices.SortStableFunc(ordered, func(a, b Rendition) int {
+		return cmp.Or(cmp.Compare(float64(a.Viewers)*a.Rate, float64(b.Viewers)*b.Rate), cmp.Compare(a.Name, b.Name))
+	})
+	for _, r := range ordered {
+		m.add(r, before.Holders[r.Name].Boxes)
+	}
+	for b := range m.plan.Wanted {
+		m.plan.Wanted[b] /= Share
+	}
+	if short := m.plan.Short(); short > 0 {
+		for b := range m.boxes { // any of them may have more to give than it says now
+			m.plan.Wanted[b] += short / Share
+		}
+	}
+	return m.plan
+}
+
+type maker struct {
+	boxes map[id.BoxID]Box
+	left  map[id.BoxID]float64 // bytes/s that can still be planned
+	roots int
+	plan  Plan
+}
+
+func (m *maker) slots(b id.BoxID, rate float64) int { return Slots(m.left[b], rate) }
+
+// Slots is how many streams of a rate so many bytes/s carry.
+func Slots(bytes, rate float64) int {
+	if rate <= 0 || bytes <= 0 {
+		return 0
+	}
+	return int(min(bytes/rate+1e-9, 1e6))
+}
+
+func (m *maker) add(r Rendition, before []id.BoxID) {
+	if r.Rate <= 0 {
+		return
+	}
+	chosen := m.choose(r, before)
+	for _, b := range r.Keep {
+		if _, up := m.boxes[b]; up && !slices.Contains(chosen, b) && len(chosen) > 0 {
+			chosen = append(chosen, b)
+		}
+	}
+	members := make([]Member, 0, len(chosen))
+	for _, b := range chosen {
+		members = append(members, Member{m.boxes[b], m.slots(b, r.Rate)})
+	}
+	roots, rest := Roots(members, m.roots)
+	below, _ := Forest(roots, rest)
+	h := Holders{Boxes: chosen}
+	for _, root := range roots {
+		h.Roots = append(h.Roots, root.ID)
+	}
+	free, total := map[id.BoxID]int{}, 0
+	for _, member := range members {
+		relays := len(below[member.ID])
+		m.take(member.ID, float64(relays)*r.Rate, 0)
+		free[member.ID] = max(member.Slots-relays, 0)
+		total += free[member.ID]
+	}
+	carried := min(r.Viewers, total)
+	for b, n := range free {
+		if n > 0 {
+			m.take(b, 0, float64(carried)*float64(n)/float64(total)*r.Rate)
+		}
+	}
+	h.Short = float64(r.Viewers-carried) * r.Rate
+	m.plan.Holders[r.Name] = h
+}
+
+func (m *maker) take(b id.BoxID, relayed, viewers float64) {
+	m.left[b] -= relayed + viewers
+	m.plan.Relayed[b] += relayed
+	m.plan.Wanted[b] += relayed + viewers
+	u := m.plan.Uses[b]
+	u.Relayed, u.Viewers = u.Relayed+relayed, u.Viewers+viewers
+	m.plan.Uses[b] = u
+}
+
+// choose picks the holders: those of before that are still there and of use, then the best of the
+// others, no two of a household while there are others.
+func (m *maker) choose(r Rendition, before []id.BoxID) []id.BoxID {
+	candidates := m.candidates(r, before)
+	var chosen []id.BoxID
+	homes := map[string]bool{}
+	slots, oneMore := 0, r.Viewers > 0
+	enough := func() bool { return len(chosen) >= r.Replicas && slots-max(len(chosen)-m.roots, 0) >= r.Viewers }
+	for _, strangers := range []bool{true, false} {
+		for _, b := range candidates {
+			if enough() && !oneMore {
+				return chosen
+			}
+			home, n := m.boxes[b].Household, m.slots(b, r.Rate)
+			useful := n >= 2 || n == 1 && len(chosen) < m.roots || len(chosen) < r.Replicas
+			if !useful || slices.Contains(chosen, b) || strangers && home != "" && homes[home] {
+				continue
+			}
+			oneMore = oneMore && !enough()
+			chosen = append(chosen, b)
+			homes[home] = true
+			slots += n
+		}
+	}
+	return chosen
+}
+
+// candidates orders the boxes: first who holds the rendition already, then by score and by what they
+// can carry, so that few are needed.
+func (m *maker) candidates(r Rendition, before []id.BoxID) []id.BoxID {
+	var list, fresh []id.BoxID
+	for _, b := range before {
+		if _, up := m.boxes[b]; up {
+			list = append(list, b)
+		}
+	}
+	for b := range m.boxes {
+		if !slices.Contains(list, b) {
+			fresh = append(fresh, b)
+		}
+	}
+	worth := func(b id.BoxID) float64 {
+		n := float64(m.slots(b, r.Rate))
+		return (m.boxes[b].Score + 0.01) * n / (n + halfSlots)
+	}
+	slices.SortFunc(fresh, func(a, b id.BoxID) int {
+		return cmp.Or(cmp.Compare(worth(b), worth(a)), cmp.Compare(m.boxes[b].Score, m.boxes[a].Score), cmp.Compare(a, b))
+	})
+	return append(list, fresh...)
+}
+
+// halfSlots is with how many slots a box is worth half of what its score says.
+const halfSlots = 4

@@ -1,0 +1,145 @@
+package plan
+
+import (
+	"cmp"
+	"slices"
+
+	"dandelion/pkg/geo"
+	"dandelion/pkg/id"
+)
+
+// Member is a box with the slots that it has for a rendition.
+type Member struct {
+	Box
+	Slots int
+}
+
+// Node is a box in a tree, with those that it passes the segment on to.
+type Node struct {
+	Box   id.BoxID
+	Below []Node
+}
+
+// Size is how many boxes are in the trees.
+func Size(nodes []Node) int {
+	n := len(nodes)
+	for _, node := range nodes {
+		n += Size(node.Below)
+	}
+	return n
+}
+
+const mostFanOut = 8 // of one box: more would make each of its transfers slow
+
+// fanOut is to how many boxes one passes a segment on: half of its slots, so that viewers find room
+// in every level, but two if it can, or trees become chains.
+func (m Member) fanOut() int {
+	if !m.Relays {
+		return 0
+	}
+	return min(m.Slots, max(2, m.Slots/2), mostFanOut)
+}
+
+// Roots takes out so many members that the publisher sends to: the first that can pass on, else the
+// first.
+func Roots(members []Member, n int) (roots, rest []Member) {
+	for _, least := range []int{2, 1, 0} {
+		for _, m := range members {
+			if len(roots) < n && m.fanOut() >= least && !slices.ContainsFunc(roots, m.is) {
+				roots = append(roots, m)
+			}
+		}
+	}
+	for _, m := range members {
+		if !slices.ContainsFunc(roots, m.is) {
+			rest = append(rest, m)
+		}
+	}
+	return roots, rest
+}
+
+func (m Member) is(other Member) bool { return m.ID == other.ID }
+
+// parent is a place in a forest where boxes can be put below.
+type parent struct {
+	Member
+	level int
+	room  int // boxes that fit below
+	below []*parent
+}
+
+// Forest puts each target below a source or another target: as high as possible, and of the parents
+// in one level below the nearest. Those with the largest fan-out come first, so that trees are
+// shallow. below has the boxes below each source and each target, only one level of them; targets
+// that no box has a slot for are left.
+func Forest(sources, targets []Member) (below map[id.BoxID][]Node, left []id.BoxID) {
+	var all []*parent
+	for _, s := range sources {
+		all = append(all, &parent{Member: s, room: s.fanOut()})
+	}
+	ordered := slices.Clone(targets)
+	slices.SortStableFunc(ordered, func(a, b Member) int { return cmp.Compare(b.fanOut(), a.fanOut()) })
+	full := false // parents use all of their slots, because their fan-out was not enough
+	for _, t := range ordered {
+		p := best(all, t)
+		if p == nil && !full {
+			full = true
+			for _, other := range all {
+				if other.Relays {
+					other.room = other.Slots - len(other.below)
+				}
+			}
+			p = best(all, t)
+		}
+		if p == nil {
+			left = append(left, t.ID)
+			continue
+		}
+		child := &parent{Member: t, level: p.level + 1, room: t.fanOut()}
+		if full && t.Relays {
+			child.room = t.Slots
+		}
+		p.room--
+		p.below = append(p.below, child)
+		all = append(all, child)
+	}
+	below = map[id.BoxID][]Node{}
+	for _, p := range all {
+		if len(p.below) > 0 {
+			below[p.ID] = p.nodes()
+		}
+	}
+	return below, left
+}
+
+func (p *parent) nodes() []Node {
+	var nodes []Node
+	for _, child := range p.below {
+		nodes = append(nodes, Node{Box: child.ID, Below: child.nodes()})
+	}
+	return nodes
+}
+
+// best returns the parent for a box: the nearest of the highest that have room; nil where none has.
+func best(all []*parent, t Member) (found *parent) {
+	nearest := 0.0
+	for _, p := range all {
+		if p.room <= 0 || found != nil && p.level > found.level {
+			continue
+		}
+		km := distance(p.Box, t.Box)
+		if found == nil || p.level < found.level || km < nearest {
+			found, nearest = p, km
+		}
+	}
+	return found
+}
+
+const unknownDistance = 5000 // km, for comparison: neither best nor worst
+
+func distance(a, b Box) float64 {
+	if km, ok := geo.Distance(a.Place, b.Place); ok {
+		return km
+	}
+	return unknownDistance
+}
