@@ -168,7 +168,9 @@ func (m *maker) choose(r Rendition, before []id.BoxID) []id.BoxID {
 	var chosen []id.BoxID
 	homes := map[string]bool{}
 	slots, oneMore := 0, r.Viewers > 0
-	enough := func() bool { return len(chosen) >= r.Replicas && slots-max(len(chosen)-m.roots, 0) >= r.Viewers }
+	enough := func() bool {
+		return len(chosen) >= r.Replicas && (r.Viewers == 0 || slots-max(len(chosen)-m.roots, 0) >= r.Viewers)
+	}
 	for _, strangers := range []bool{true, false} {
 		for _, b := range candidates {
 			if enough() && !oneMore {
