@@ -27,6 +27,7 @@ import (
 	"dandelion/pkg/lifecycle"
 	"dandelion/pkg/netaddr"
 	"dandelion/pkg/state"
+	"dandelion/pkg/uplink"
 	"dandelion/pkg/wire"
 )
 
@@ -45,6 +46,8 @@ type Box struct {
 	places       *geo.DB
 	store        *segstore.Store
 	records      *records // nil: nobody could read them
+	limiter      *uplink.Limiter
+	upload       upload
 	ingest       *ingest.Service
 	edge         *edge.Edge
 	report       *report.Service
@@ -131,6 +134,9 @@ func (b *Box) wire(redis state.Config) {
 	}
 	var viewers int
 	ingestConfig.Limits.Connections, viewers = shares(openFiles(b.log))
+	b.limiter = uplink.New(int64(b.cfg.UploadLimit.Or(0).BytesPerSecond()))
+	b.upload = b.newUpload()
+	ingestConfig.Uplink, ingestConfig.Owner = b.upload, b.owner()
 	b.ingest = ingest.New(ingestConfig)
 	b.edge = edge.New(edge.Config{Store: b.store, Registerer: b.metrics, Log: b.log, MaxConns: viewers})
 	b.report = report.New(reportConfig)
@@ -185,7 +191,8 @@ type Totals struct {
 	TakenBytes     int64  `json:"taken_bytes"`
 	ServedRequests uint64 `json:"served_requests"` // of viewers
 	ServedBytes    uint64 `json:"served_bytes"`
-	Files          int    `json:"files"` // held now
+	RelayedBytes   int64  `json:"relayed_bytes"` // passed on to other boxes
+	Files          int    `json:"files"`         // held now
 	UsedBytes      int64  `json:"used_bytes"`
 }
 
@@ -195,6 +202,7 @@ func (b *Box) Totals() Totals {
 	taken, used := b.ingest.Totals(), b.store.Usage()
 	t.TakenFiles, t.TakenBytes = taken.Files, taken.Bytes
 	t.ServedRequests, t.ServedBytes = b.edge.Totals()
+	t.RelayedBytes = b.upload.relay.Sent()
 	t.Files, t.UsedBytes = used.Live.Files+used.Data.Files, used.Live.Used+used.Data.Used
 	return t
 }
@@ -210,6 +218,7 @@ func (b *Box) Run(ctx context.Context) error {
 		group.Add("records", b.records.Run, nil)
 	}
 	group.Add("store", b.store.Run, nil)
+	group.Add("upload", b.runUpload, nil)
 	if b.edgeListener != nil {
 		group.AddHTTP("viewers", b.edge.Server(b.viewersHandler()), b.edgeListener)
 	}

@@ -21,6 +21,8 @@ type Dialing struct {
 	Least netaddr.Scope
 	// Files gives the connection a large write buffer, for a sender of files.
 	Files bool
+	// Paced gives a sender of files a smaller one, so that bytes leave soon after they were written.
+	Paced bool
 	// InsecureTLS accepts any certificate: only for an entrance that the configuration names.
 	InsecureTLS bool
 }
@@ -47,7 +49,10 @@ func Dial(ctx context.Context, rawURL string, how Dialing) (*Conn, error) {
 		WriteBufferPool:  smallWrites,
 		TLSClientConfig:  &tls.Config{InsecureSkipVerify: how.InsecureTLS},
 	}
-	if how.Files {
+	switch {
+	case how.Paced:
+		d.WriteBufferSize, d.WriteBufferPool = pacedWriteBuffer, pacedWrites
+	case how.Files:
 		d.WriteBufferSize, d.WriteBufferPool = fileWriteBuffer, fileWrites
 	}
 	ws, resp, err := d.DialContext(ctx, u.String(), nil)

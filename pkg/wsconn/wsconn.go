@@ -34,11 +34,15 @@ const (
 	readBuffer      = 512
 	writeBuffer     = 4 << 10
 	fileWriteBuffer = 256 << 10
+	// pacedWriteBuffer is for files that are passed on while they come, or sent below a limit: what
+	// waits in the buffer waits for its frame to be full.
+	pacedWriteBuffer = 16 << 10
 )
 
 var (
 	smallWrites = &sync.Pool{}
 	fileWrites  = &sync.Pool{}
+	pacedWrites = &sync.Pool{}
 )
 
 // Conn is one websocket. Reading belongs to one goroutine, which must call Abort when it is

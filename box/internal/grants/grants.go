@@ -26,8 +26,8 @@ const (
 type Config struct {
 	// Available is how many bytes/s may be promised now.
 	Available func() int64
-	// Tell sends a publisher its terms. It must not block.
-	Tell func(id.PublisherID, wire.Terms)
+	// Tell sends a publisher its Terms. It must not block.
+	Tell func(id.PublisherID)
 	// Favours reports whether the owner favours a publisher, or one of its streams; nil: none.
 	Favours func(id.PublisherID) bool
 }
@@ -139,14 +139,14 @@ func (s *Service) Promised() int64 {
 	return s.promised()
 }
 
-// Told returns what a publisher may plan with and what it demands, bytes/s.
-func (s *Service) Told(pub id.PublisherID) (granted, demand int64) {
+// Terms returns what a publisher may plan with.
+func (s *Service) Terms(pub id.PublisherID) wire.Terms {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p := s.publishers[pub]; p != nil {
-		return p.told, p.demand
+		return terms(p.told)
 	}
-	return 0, 0
+	return terms(0)
 }
 
 func (s *Service) promised() (total int64) {
@@ -165,7 +165,6 @@ func (s *Service) wake() {
 
 type message struct {
 	pub  id.PublisherID
-	rate int64
 	less bool
 }
 
@@ -195,7 +194,7 @@ func (s *Service) divide(now time.Time) {
 			share = p.told
 		}
 		if share != p.told || now.Sub(p.toldAt) >= wire.GrantTTL/3 {
-			messages = append(messages, message{pub, share, less})
+			messages = append(messages, message{pub, less})
 			p.told, p.toldAt = share, now
 		}
 	}
@@ -210,7 +209,7 @@ func (s *Service) divide(now time.Time) {
 		return 1
 	})
 	for _, m := range messages {
-		s.cfg.Tell(m.pub, terms(m.rate))
+		s.cfg.Tell(m.pub)
 	}
 }
 

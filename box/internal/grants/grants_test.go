@@ -40,10 +40,11 @@ func TestNeverMoreThanThereIs(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	available := int64(1e6)
 	heard := map[id.PublisherID]int64{}
-	s := New(Config{
+	var s *Service
+	s = New(Config{
 		Available: func() int64 { return available },
-		Tell: func(pub id.PublisherID, terms wire.Terms) {
-			heard[pub] = terms.Rate
+		Tell: func(pub id.PublisherID) {
+			heard[pub] = s.Terms(pub).Rate
 			total := int64(0)
 			for _, rate := range heard {
 				total += rate
@@ -100,9 +101,10 @@ func TestNeverMoreThanThereIs(t *testing.T) {
 func TestLatePublisher(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		told := make(chan string, 100)
-		s := New(Config{
+		var s *Service
+		s = New(Config{
 			Available: func() int64 { return 1e6 },
-			Tell:      func(pub id.PublisherID, terms wire.Terms) { told <- fmt.Sprint(pub, " ", terms.Rate) },
+			Tell:      func(pub id.PublisherID) { told <- fmt.Sprint(pub, " ", s.Terms(pub).Rate) },
 		})
 		go s.Run(t.Context())
 		if first := s.Open("a", true); first.Rate != 1e6 || first.Lasts() != wire.GrantTTL {
@@ -122,7 +124,7 @@ func TestLatePublisher(t *testing.T) {
 			t.Errorf("told again: %d", len(told))
 		}
 		s.Close("b", true)
-		if granted, _ := s.Told("b"); granted != 0 {
+		if granted := s.Terms("b"); granted.Rate != 0 {
 			t.Error(granted)
 		}
 		time.Sleep(2 * time.Second)

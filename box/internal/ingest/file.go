@@ -61,8 +61,8 @@ func (ses *session) file(r io.Reader) error {
 	if !ses.ack() || !ses.unanswered.CompareAndSwap(header, nil) {
 		return nil
 	}
-	return ses.send(wire.Stored{
-		Peer: ses.own(), Command: wire.CommandStored, RequestID: header.RequestID, FilePath: entry.Path,
+	return ses.answer(header, wire.Stored{
+		Command: wire.CommandStored, RequestID: header.RequestID, FilePath: entry.Path,
 		Size: entry.Size, SHA256: entry.Digest, Expires: unixOrZero(entry.Expires),
 	})
 }
@@ -87,12 +87,15 @@ func (ses *session) receive(br *bufio.Reader, p *pace) (*wire.FileHeader, segsto
 		return header, segstore.Entry{}, err
 	}
 	w, err := ses.s.cfg.Store.Create(segstore.Meta{
-		Publisher: ses.publisher, Path: header.Path, TTL: header.TTL, Size: header.Size, Digest: header.Digest,
+		Publisher: ses.owner(parsed), Path: header.Path, TTL: header.TTL, Size: header.Size, Digest: header.Digest,
 	})
 	if err != nil {
 		return header, segstore.Entry{}, err
 	}
 	defer w.Cancel()
+	if len(parsed.Relay) > 0 && ses.features.Has(wire.FeatureRelay) {
+		ses.pass(parsed, w.Follow)
+	}
 	if _, err := w.ReadFrom(br); err != nil {
 		return header, segstore.Entry{}, err
 	}
@@ -108,8 +111,14 @@ func (ses *session) check(h wire.FileHeader) error {
 	if goodbye, draining := ses.s.isDraining(); draining {
 		return refuse(wire.KindDraining, "this box is about to leave: "+goodbye.Reason)
 	}
-	if h.Publisher != "" && h.Publisher != ses.publisher {
+	switch {
+	case ses.publisher != "" && h.Publisher != "" && h.Publisher != ses.publisher:
 		return refuse(wire.KindDenied, "PUBLISHER is not the one that this connection belongs to")
+	case ses.publisher == "" && (h.Publisher == "" || ses.s.with(h.Publisher, wire.FeatureRelay) == nil):
+		return refuse(wire.KindDenied, "PUBLISHER has no session with this box: only its files are taken from other boxes")
+	}
+	if seg, live := id.ParseSegmentPath(h.Path); live && ses.s.cfg.Owner.Refuses(ses.owner(h), seg.Stream) {
+		return refuse(wire.KindDenied, "this box's owner takes nothing of this stream")
 	}
 	if ses.ack() {
 		// Without them nobody could tell a part from the whole, nor which file an answer is for.
@@ -132,8 +141,8 @@ func (ses *session) turnDown(h *wire.FileHeader, refusal *segstore.Refusal, rest
 	}
 	if ses.ack() && ses.unanswered.CompareAndSwap(h, nil) {
 		// Told before the rest has come: a publisher may rather close than send it.
-		if err := ses.send(wire.Refused{
-			Peer: ses.own(), Command: wire.CommandRefused, RequestID: h.RequestID, Error: refusal.Error(), Kind: refusal.Kind,
+		if err := ses.answer(h, wire.Refused{
+			Command: wire.CommandRefused, RequestID: h.RequestID, Error: refusal.Error(), Kind: refusal.Kind,
 		}); err != nil {
 			return err
 		}

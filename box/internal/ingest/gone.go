@@ -48,7 +48,7 @@ func (s *Service) tellGone(pub id.PublisherID) {
 				message.FilePaths = append(message.FilePaths, string(path))
 			}
 		}
-		if ses := s.acknowledging(pub); ses != nil && len(message.FilePaths) > 0 {
+		if ses := s.with(pub, wire.FeatureAck); ses != nil && len(message.FilePaths) > 0 {
 			message.Peer = ses.own()
 			_ = ses.send(message)
 		}
@@ -68,16 +68,4 @@ func (g *gone) next(pub id.PublisherID) []id.Path {
 	g.paths[pub] = all[len(paths):]
 	g.untold -= len(paths)
 	return paths
-}
-
-// acknowledging returns a session of the publisher that understands GONE, nil where there is none.
-func (s *Service) acknowledging(pub id.PublisherID) *session {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for ses := range s.sessions {
-		if ses.publisher == pub && ses.features.Has(wire.FeatureAck) {
-			return ses
-		}
-	}
-	return nil
 }

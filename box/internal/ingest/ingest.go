@@ -20,6 +20,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"dandelion/box/internal/relay"
 	"dandelion/box/internal/segstore"
 	"dandelion/pkg/access"
 	"dandelion/pkg/httperr"
@@ -65,12 +66,34 @@ type Records interface {
 	SessionsChanged()
 }
 
-// Config is what a Service needs. All but Records, Registerer and Limits is required.
+// Uplink gives the box's upload away. Its methods may be called from any goroutine.
+type Uplink interface {
+	// Open counts a session of a publisher, one that knows grants or not; Close takes it back.
+	Open(pub id.PublisherID, knows bool) wire.Terms
+	Close(pub id.PublisherID, knows bool)
+	// Terms are what a publisher was promised last.
+	Terms(pub id.PublisherID) wire.Terms
+	// Demand notes what a publisher could use, bytes/s.
+	Demand(pub id.PublisherID, rate int64)
+	// Pass passes a file on; see relay.Service.
+	Pass(f relay.File, nodes []wire.RelayNode)
+}
+
+// Owner is what the box's owner wishes.
+type Owner struct {
+	Refuses func(id.PublisherID, id.StreamName) bool // "": the whole publisher
+	Favours func(id.PublisherID) []string            // streams of it, "*": all
+	Seed    int64                                    // bytes of each that may be held without viewers
+}
+
+// Config is what a Service needs. All but Records, Uplink, Owner, Registerer and Limits is required.
 type Config struct {
 	Store      *segstore.Store
 	Own        func(local netip.Addr) wire.Peer // what the box says of itself on a connection to local
 	Trusted    []netip.Prefix                   // proxies whose word about the peer's address counts
 	Records    Records
+	Uplink     Uplink // nil: nothing is granted nor passed on
+	Owner      Owner
 	Limits     Limits // a zero field: that of DefaultLimits
 	Registerer prometheus.Registerer
 	Log        *slog.Logger
@@ -88,7 +111,7 @@ type Service struct {
 	sessions   map[*session]struct{}
 	pending    int // connections that count already and are not in sessions yet
 	addresses  map[netip.Addr]int
-	publishers map[id.PublisherID]int
+	publishers map[string]int // accepted sessions by the peer's ID
 	draining   bool
 	ended      sync.WaitGroup
 	goodbye    wire.Goodbye // while draining
@@ -100,12 +123,21 @@ func New(cfg Config) *Service {
 	if cfg.Records == nil {
 		cfg.Records = noRecords{}
 	}
+	if cfg.Uplink == nil {
+		cfg.Uplink = noUplink{}
+	}
+	if cfg.Owner.Refuses == nil {
+		cfg.Owner.Refuses = func(id.PublisherID, id.StreamName) bool { return false }
+	}
+	if cfg.Owner.Favours == nil {
+		cfg.Owner.Favours = func(id.PublisherID) []string { return nil }
+	}
 	return &Service{
 		cfg:        cfg,
 		metrics:    newMetrics(cfg.Registerer),
 		sessions:   make(map[*session]struct{}),
 		addresses:  make(map[netip.Addr]int),
-		publishers: make(map[id.PublisherID]int),
+		publishers: make(map[string]int),
 	}
 }
 
@@ -183,7 +215,7 @@ const patience = time.Second
 func (s *Service) unaccepted() int {
 	n := s.pending
 	for ses := range s.sessions {
-		if ses.publisher == "" && !ses.dropped {
+		if ses.peer == "" && !ses.dropped {
 			n++
 		}
 	}
@@ -192,7 +224,7 @@ func (s *Service) unaccepted() int {
 
 func (s *Service) longestUnaccepted() (oldest *session) {
 	for ses := range s.sessions {
-		if ses.publisher == "" && !ses.dropped && (oldest == nil || ses.since.Before(oldest.since)) {
+		if ses.peer == "" && !ses.dropped && (oldest == nil || ses.since.Before(oldest.since)) {
 			oldest = ses
 		}
 	}
@@ -219,11 +251,14 @@ func (s *Service) unregister(ses *session) {
 	s.mu.Lock()
 	delete(s.sessions, ses)
 	decrement(s.addresses, ses.conn.Remote())
-	if ses.publisher != "" {
-		decrement(s.publishers, ses.publisher)
+	if ses.peer != "" {
+		decrement(s.publishers, ses.peer)
 		s.metrics.sessions.Dec()
 	}
 	s.mu.Unlock()
+	if ses.publisher != "" {
+		s.cfg.Uplink.Close(ses.publisher, ses.features.Has(wire.FeatureGrant))
+	}
 	s.cfg.Records.SessionsChanged()
 }
 
@@ -233,19 +268,44 @@ func decrement[K comparable](counts map[K]int, k K) {
 	}
 }
 
-// claim makes ses a session of a publisher, or says why it cannot be one.
+// claim makes ses a session of a publisher, or of a box where pub is "", or says why it cannot be one.
 func (s *Service) claim(ses *session, pub id.PublisherID, publish wire.Publish, features wire.Features) (refusal string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.draining {
 		return "this box is about to leave: " + s.goodbye.Reason
 	}
-	if s.publishers[pub] >= s.cfg.Limits.PerPublisher {
-		return "this publisher has too many sessions with this box already: close one first"
+	if s.publishers[publish.ID] >= s.cfg.Limits.PerPublisher {
+		return "it has too many sessions with this box already: close one first"
 	}
-	s.publishers[pub]++
-	ses.publisher, ses.ip, ses.frontURL, ses.features = pub, publish.IP, publish.FrontURL, features
+	s.publishers[publish.ID]++
+	ses.peer, ses.publisher, ses.ip, ses.frontURL, ses.features = publish.ID, pub, publish.IP, publish.FrontURL, features
 	s.metrics.sessions.Inc()
+	return ""
+}
+
+// with returns the newest session of the publisher that has a feature, nil where there is none.
+func (s *Service) with(pub id.PublisherID, feature wire.Feature) (found *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for ses := range s.sessions {
+		if ses.publisher == pub && ses.features.Has(feature) && (found == nil || ses.since.After(found.since)) {
+			found = ses
+		}
+	}
+	return found
+}
+
+// FrontURL returns the door for viewers of a publisher that has a session; "" where it has none or did
+// not say. Any goroutine.
+func (s *Service) FrontURL(pub id.PublisherID) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for ses := range s.sessions {
+		if ses.publisher == pub && ses.frontURL != "" {
+			return ses.frontURL
+		}
+	}
 	return ""
 }
 
@@ -257,8 +317,9 @@ type Info struct {
 	FrontURL  string         `json:"front_url,omitempty"`
 	Features  wire.Features  `json:"features,omitempty"`
 	Since     time.Time      `json:"since"`
-	Files     int64          `json:"files"` // stored
-	Bytes     int64          `json:"bytes"` // of them
+	Files     int64          `json:"files"`   // stored
+	Bytes     int64          `json:"bytes"`   // of them
+	Granted   int64          `json:"granted"` // bytes/s of the box's upload
 }
 
 // Sessions lists the accepted sessions, ordered by publisher and age.
@@ -268,10 +329,11 @@ func (s *Service) Sessions() []Info {
 	list := make([]Info, 0, len(s.sessions))
 	for ses := range s.sessions {
 		if ses.publisher == "" {
-			continue
+			continue // not accepted, or a box
 		}
+		granted := s.cfg.Uplink.Terms(ses.publisher)
 		list = append(list, Info{
-			Publisher: ses.publisher, Address: ses.conn.Remote().String(), IP: ses.ip, FrontURL: ses.frontURL,
+			Publisher: ses.publisher, Granted: granted.Rate, Address: ses.conn.Remote().String(), IP: ses.ip, FrontURL: ses.frontURL,
 			Features: ses.features, Since: ses.since, Files: ses.files.Load(), Bytes: ses.bytes.Load(),
 		})
 	}

@@ -69,7 +69,7 @@ func TestOldPublisher(t *testing.T) {
 func TestAcknowledgedFile(t *testing.T) {
 	t.Parallel()
 	b := newBox(t, nil)
-	c := b.publish(pubA, wire.FeatureAck, "grant")
+	c := b.publish(pubA, wire.FeatureAck, "later")
 	for _, size := range []int{0, 1, 4096, 300_000, 3 << 20} {
 		content := pattern(size)
 		h := header(pubA, id.Path(fmt.Sprintf("/live/demo/720p/0123456789ab/seg-%d.ts", size)), content)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,7 +24,7 @@ const (
 	leaveGrace = 1500 * time.Millisecond
 )
 
-// session is one connection of a publisher. Its fields below conn belong to its own goroutine
+// session is one connection of a publisher, or of a box that passes files on. Its fields below conn belong to its own goroutine
 // unless they say otherwise.
 type session struct {
 	s     *Service
@@ -37,8 +38,11 @@ type session struct {
 
 	files, bytes atomic.Int64
 
+	granting sync.Mutex // held while terms are told, so that the latest are the last
+
 	// Set once, under Service.mu, when the session is accepted.
-	publisher id.PublisherID
+	peer      string         // its ID
+	publisher id.PublisherID // "": it is a box's
 	ip        string
 	frontURL  string
 	features  wire.Features
@@ -54,7 +58,7 @@ func newSession(s *Service, conn *wsconn.Conn) *session {
 }
 
 func (ses *session) log() *slog.Logger {
-	return ses.s.cfg.Log.With("publisher", ses.publisher, "remote", ses.conn.Remote())
+	return ses.s.cfg.Log.With("peer", ses.peer, "remote", ses.conn.Remote())
 }
 
 func (ses *session) own() wire.Peer { return ses.s.cfg.Own(ses.conn.LocalAddr()) }
@@ -67,14 +71,14 @@ func (ses *session) run() {
 	if !ses.open() {
 		return
 	}
-	ses.log().Info("publisher connected", "features", ses.features)
+	ses.log().Info("connected", "features", ses.features)
 	ses.s.cfg.Records.SessionsChanged()
 	err := ses.serve()
 	if err != nil && !wsconn.SaidGoodbye(err) {
-		ses.log().Info("publisher's connection ended", "files", ses.files.Load(), "error", err)
+		ses.log().Info("connection ended", "files", ses.files.Load(), "error", err)
 		return
 	}
-	ses.log().Info("publisher left", "files", ses.files.Load())
+	ses.log().Info("left", "files", ses.files.Load())
 }
 
 // open reads the first message, which must be a PUBLISH, and answers it.
@@ -114,19 +118,30 @@ func (ses *session) publish(message []byte) bool {
 		ses.refuse(wire.PublishReply{Peer: ses.own(), Command: wire.CommandPublish, Error: why})
 		return false
 	}
-	if publish.Type != wire.TypePublisher {
-		return deny("TYPE is " + id.Quote(publish.Type) + ": want " + wire.TypePublisher)
+	features := wire.Ours().And(publish.Features)
+	var pub id.PublisherID
+	switch {
+	case publish.Type == wire.TypePublisher:
+		pub, err = id.ParsePublisherID(publish.ID)
+	case publish.Type == wire.TypeBox && features.Has(wire.FeatureAck) && features.Has(wire.FeatureRelay):
+		_, err = id.ParseBoxID(publish.ID)
+		features = wire.Features{wire.FeatureAck, wire.FeatureRelay}
+	default:
+		return deny("TYPE is " + id.Quote(publish.Type) + ": want " + wire.TypePublisher + ", or " + wire.TypeBox + " with the features ack and relay")
 	}
-	pub, err := id.ParsePublisherID(publish.ID)
 	if err != nil {
 		return deny("ID: " + err.Error())
+	}
+	if pub != "" && ses.s.cfg.Owner.Refuses(pub, "") {
+		return deny("this box's owner takes nothing of this publisher")
 	}
 	if publish.FrontURL != "" {
 		if _, err := wire.ParseURL(publish.FrontURL); err != nil {
 			return deny("FRONT_URL: " + err.Error())
 		}
 	}
-	features := wire.Ours().And(publish.Features)
+	ses.granting.Lock() // no terms before the reply
+	defer ses.granting.Unlock()
 	if why := ses.s.claim(ses, pub, publish, features); why != "" {
 		return deny(why)
 	}
@@ -142,9 +157,20 @@ func (ses *session) publish(message []byte) bool {
 }
 
 func (ses *session) accept() error {
-	return ses.send(wire.PublishReply{
+	reply := wire.PublishReply{
 		Peer: ses.own(), Command: wire.CommandPublish, Message: wire.MessageAccepted, Features: ses.features,
-	})
+	}
+	if ses.publisher == "" {
+		return ses.send(reply)
+	}
+	terms := ses.s.cfg.Uplink.Open(ses.publisher, ses.features.Has(wire.FeatureGrant))
+	if ses.features.Has(wire.FeatureGrant) {
+		reply.Grant = &terms
+		if reply.Favours = ses.s.cfg.Owner.Favours(ses.publisher); len(reply.Favours) > 0 {
+			reply.Seed = ses.s.cfg.Owner.Seed
+		}
+	}
+	return ses.send(reply)
 }
 
 // serve takes files and commands until the connection ends; the error says how, nil: by our wish.
@@ -188,14 +214,20 @@ func (ses *session) command(message []byte) (goOn bool, err error) {
 		ses.refuse(wire.NewWrongFormat(ses.own(), message))
 		return false, nil
 	}
-	if envelope.ID != string(ses.publisher) {
-		ses.refuse(wire.ErrorReply{Peer: ses.own(), Error: "this connection belongs to " + string(ses.publisher) + ": open another one for another ID"})
+	if envelope.ID != ses.peer {
+		ses.refuse(wire.ErrorReply{Peer: ses.own(), Error: "this connection belongs to " + ses.peer + ": open another one for another ID"})
 		return false, nil
 	}
-	if envelope.Command == wire.CommandPublish {
-		return true, ses.accept() // again: nothing changes
+	if envelope.Command == wire.CommandPublish { // again: nothing changes
+		return true, ses.send(wire.PublishReply{Peer: ses.own(), Command: wire.CommandPublish, Message: wire.MessageAccepted, Features: ses.features})
 	}
-	if ses.ack() {
+	if ses.publisher != "" && ses.features.Has(wire.FeatureGrant) && envelope.Command == wire.CommandDemand {
+		return true, ses.demand(message)
+	}
+	if ses.publisher != "" && ses.features.Has(wire.FeatureRelay) && envelope.Command == wire.CommandCopy {
+		return true, ses.copy(message)
+	}
+	if ses.publisher != "" && ses.ack() {
 		switch envelope.Command {
 		case wire.CommandHave:
 			return true, ses.have(message)
@@ -280,7 +312,7 @@ func (ses *session) send(v any) error {
 // refuse sends a last message and closes with code 1000.
 func (ses *session) refuse(v any) { ses.conn.Refuse(wire.Encode(v)) }
 
-// leave says goodbye to a publisher that understands it, lets the file that is coming in
+// leave says goodbye to a peer that understands it, lets the file that is coming in
 // arrive, and closes the connection.
 func (ses *session) leave(ctx context.Context, goodbye wire.Goodbye) {
 	ses.s.mu.Lock()
@@ -312,8 +344,8 @@ func (ses *session) leave(ctx context.Context, goodbye wire.Goodbye) {
 // that its publisher need not guess.
 func (ses *session) cut(goodbye wire.Goodbye) {
 	if h := ses.unanswered.Swap(nil); h != nil {
-		_ = ses.send(wire.Refused{
-			Peer: ses.own(), Command: wire.CommandRefused, RequestID: h.RequestID, Kind: wire.KindDraining,
+		_ = ses.answer(h, wire.Refused{
+			Command: wire.CommandRefused, RequestID: h.RequestID, Kind: wire.KindDraining,
 			Error: "this box is about to leave and cannot wait for the rest: " + goodbye.Reason,
 		})
 	}

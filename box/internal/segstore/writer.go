@@ -39,6 +39,7 @@ type Writer struct {
 	reserved int64
 	retried  bool // files were removed for a full disk already
 	ended    bool
+	arrival  *arrival // nil: nobody follows
 }
 
 // Create begins to receive a file and reserves its room, removing for it what expires first. The
@@ -139,6 +140,9 @@ func (w *Writer) write(b []byte) (int, error) {
 		n += more
 	}
 	w.n += int64(n)
+	if w.arrival != nil {
+		w.arrival.reached(w.n)
+	}
 	return n, w.asRefusal(err)
 }
 
@@ -150,7 +154,7 @@ func (w *Writer) ReadFrom(r io.Reader) (total int64, err error) {
 	defer func() { copyBuffers.Put(buf); copyBuffers.Put(other) }()
 	var hashing sync.WaitGroup
 	for {
-		n, readErr := fill(r, buf[:])
+		n, readErr := w.fill(r, buf[:])
 		n, err := w.write(buf[:n])
 		total += int64(n)
 		hashing.Wait()
@@ -164,16 +168,16 @@ func (w *Writer) ReadFrom(r io.Reader) (total int64, err error) {
 			}
 			return total, readErr
 		}
-		full := buf
-		hashing.Go(func() { w.hash.Write(full[:]) })
+		full := buf[:n]
+		hashing.Go(func() { w.hash.Write(full) })
 		buf, other = other, buf
 	}
 }
 
-// fill reads until buf is full or r ends. Unlike io.ReadFull it keeps r's io.ErrUnexpectedEOF, a
+// fill reads until buf is full or r ends, or takes what is there at once where somebody follows. Unlike io.ReadFull it keeps r's io.ErrUnexpectedEOF, a
 // connection that broke, apart from its io.EOF, the end of the file.
-func fill(r io.Reader, buf []byte) (n int, err error) {
-	for n < len(buf) && err == nil {
+func (w *Writer) fill(r io.Reader, buf []byte) (n int, err error) {
+	for n < len(buf) && err == nil && (n == 0 || w.arrival == nil) {
 		var m int
 		m, err = r.Read(buf[n:])
 		n += m
@@ -242,6 +246,7 @@ func (w *Writer) Cancel() {
 		return
 	}
 	w.ended = true
+	w.arrive(errCancelled)
 	if w.f != nil {
 		w.f.Close()
 		w.d.root.Remove(w.name)
@@ -275,6 +280,7 @@ func (w *Writer) commit() (Entry, error) {
 		return Entry{}, refuse(wire.KindDigest, "the bytes' SHA-256 is %s, announced was %s", digest, w.m.Digest)
 	}
 	if e, ok := w.s.extend(w.m, digest, w.d); ok {
+		w.arrive(nil)
 		w.Cancel()
 		return e, nil
 	}
@@ -289,6 +295,7 @@ func (w *Writer) commit() (Entry, error) {
 		return Entry{}, err
 	}
 	w.ended = true
+	w.arrive(nil)
 	w.f.Close()
 	now := w.s.instant()
 	w.s.mu.Lock()
