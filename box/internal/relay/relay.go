@@ -7,7 +7,6 @@ package relay
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/netip"
@@ -192,9 +191,9 @@ func (s *Service) send(ctx context.Context, f File, n wire.RelayNode, content io
 		h.RequestID, h.Relay = n.RequestID, n.Relay
 		c.expect(n, f.Answer)
 	}
-	flow := s.cfg.Uplink.Open(weight)
-	defer flow.Close()
-	err = c.WriteFile(ctx, h.AppendTo(nil), &paced{ctx: ctx, r: content, flow: flow, sent: &s.sent}, h.Size)
+	limited := s.cfg.Uplink.Reader(ctx, content, weight)
+	defer limited.Close()
+	err = c.WriteFile(ctx, h.AppendTo(nil), counted{limited, &s.sent}, h.Size)
 	if err == nil && n.Old {
 		err = c.confirm(ctx)
 	}
@@ -202,23 +201,14 @@ func (s *Service) send(ctx context.Context, f File, n wire.RelayNode, content io
 	return err
 }
 
-// paced lets through what the upload has room for.
-type paced struct {
-	ctx  context.Context
-	r    io.Reader
-	flow *uplink.Flow
-	sent *atomic.Int64
+// counted counts what is read.
+type counted struct {
+	io.Reader
+	n *atomic.Int64
 }
 
-func (p *paced) Read(b []byte) (int, error) {
-	n, err := p.r.Read(b)
-	for left := int64(n); left > 0; {
-		may, taken := p.flow.Take(p.ctx, left)
-		if taken != nil {
-			return 0, fmt.Errorf("given up: %w", context.Cause(p.ctx))
-		}
-		left -= may
-	}
-	p.sent.Add(int64(n))
+func (c counted) Read(b []byte) (int, error) {
+	n, err := c.Reader.Read(b)
+	c.n.Add(int64(n))
 	return n, err
 }

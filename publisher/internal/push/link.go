@@ -42,6 +42,9 @@ type Events struct {
 	Down func(reason string)
 	// Gone: files that the box held went before their time.
 	Gone func(paths []id.Path)
+	// Answered: what became of a file that another box was to pass on to this one, or this one to an
+	// old one: a wire.Stored or wire.Refused with the RequestID of its wire.RelayNode. nil: nobody asks.
+	Answered func(answer any)
 }
 
 // Link keeps a live session with one box, dialling again when it ends, and opens a second one
@@ -61,6 +64,8 @@ type Link struct {
 	bulkEnd  *time.Timer
 	ended    bool  // Run has
 	sentGone int64 // content bytes of sessions that ended
+	terms    wire.Terms
+	termsAt  time.Time
 
 	bulkOpen sync.Mutex // one goroutine opens the bulk session
 }
@@ -188,7 +193,7 @@ func (l *Link) session(ctx context.Context) error {
 func (l *Link) open(ctx context.Context) (*Session, []wire.HaveFile, error) {
 	open, cancel := context.WithTimeout(ctx, openWithin)
 	defer cancel()
-	s, err := Open(open, l.target, l.own, heard{l.left, l.events.Gone})
+	s, err := Open(open, l.target, l.own, Live, heard{l.left, l.events.Gone, l.granted, l.events.Answered})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -209,6 +214,72 @@ func (l *Link) left(g wire.Goodbye) {
 	l.mu.Unlock()
 	l.log.Info("the box leaves", "reason", g.Reason, "in", g.Finish())
 	l.events.Down("the box leaves: " + g.Reason)
+}
+
+func (l *Link) granted(t wire.Terms) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.terms, l.termsAt = t, time.Now()
+}
+
+// cautious is what an old box is planned with, which grants nothing: 1 Mbit/s.
+const cautious = 125_000
+
+// Standing is what a link knows of its box, for plans.
+type Standing struct {
+	Grant   int64 // bytes/s that may be planned with
+	Grants  bool  // the box grants: what it says may be asked for with Demand
+	Relays  bool  // it passes files on
+	Favours []string
+	Seed    int64 // bytes of each favoured stream
+}
+
+// Standing returns what the box grants and can. It is nothing while the link is down.
+func (l *Link) Standing() Standing {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.live == nil {
+		return Standing{}
+	}
+	s := Standing{
+		Grant: cautious, Grants: l.live.features.Has(wire.FeatureGrant), Relays: l.live.features.Has(wire.FeatureRelay),
+		Favours: l.live.favours, Seed: l.live.seed,
+	}
+	if s.Grants {
+		s.Grant = 0
+		if time.Since(l.termsAt) <= l.terms.Lasts() {
+			s.Grant = max(l.terms.Rate, 0)
+		}
+	}
+	return s
+}
+
+// Demand tells the box how much of its upload could be used, bytes/s.
+func (l *Link) Demand(rate int64) error {
+	return l.tell(wire.FeatureGrant, func(own wire.Peer) any {
+		return wire.Demand{Peer: own, Command: wire.CommandDemand, Rate: rate}
+	})
+}
+
+// Copy asks the box to pass on a file that it holds. Who should get it answers through
+// Events.Answered.
+func (l *Link) Copy(f File, nodes []wire.RelayNode) error {
+	return l.tell(wire.FeatureRelay, func(own wire.Peer) any {
+		return wire.Copy{
+			Peer: own, Command: wire.CommandCopy, FilePath: string(f.Path), SHA256: f.Digest,
+			TTL: int64(f.TTL / time.Second), Duration: f.Plays.Seconds(), Relay: nodes,
+		}
+	})
+}
+
+func (l *Link) tell(needs wire.Feature, message func(own wire.Peer) any) error {
+	l.mu.Lock()
+	live := l.live
+	l.mu.Unlock()
+	if live == nil || !live.features.Has(needs) {
+		return ErrClosed
+	}
+	return live.tell(message(live.own))
 }
 
 // Push sends a file over the class's session; see Session.Push for the outcomes. While the
@@ -240,7 +311,7 @@ func (l *Link) openBulk(ctx context.Context) (*Session, error) {
 	if s := l.holdBulk(nil); s != nil {
 		return s, nil
 	}
-	s, err := Open(ctx, l.target, l.own, heard{gone: l.events.Gone})
+	s, err := Open(ctx, l.target, l.own, Bulk, heard{gone: l.events.Gone})
 	if err != nil {
 		return nil, errors.Join(ErrClosed, err)
 	}

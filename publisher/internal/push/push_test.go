@@ -83,7 +83,7 @@ func stored(h wire.FileHeader) []byte {
 
 func open(t *testing.T, target Target) *Session {
 	t.Helper()
-	s, err := Open(t.Context(), target, own, heard{})
+	s, err := Open(t.Context(), target, own, Live, heard{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +194,7 @@ func TestWrongPeer(t *testing.T) {
 	t.Parallel()
 	target := fakeBox(t, wire.Ours(), nil)
 	target.Box = "box-ffffffffffffffffffffffffffffffff"
-	if s, err := Open(t.Context(), target, own, heard{}); err == nil || !strings.Contains(err.Error(), "another peer") {
+	if s, err := Open(t.Context(), target, own, Live, heard{}); err == nil || !strings.Contains(err.Error(), "another peer") {
 		t.Errorf("%v, %v", s, err)
 	}
 }

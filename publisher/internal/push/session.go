@@ -15,6 +15,7 @@ import (
 
 	"dandelion/pkg/id"
 	"dandelion/pkg/netaddr"
+	"dandelion/pkg/uplink"
 	"dandelion/pkg/wire"
 	"dandelion/pkg/wsconn"
 )
@@ -31,7 +32,9 @@ type File struct {
 	Path   id.Path
 	Digest id.Digest
 	Size   int64
-	TTL    time.Duration // 0: until the box needs the room
+	TTL    time.Duration    // 0: until the box needs the room
+	Plays  time.Duration    // 0: nobody knows
+	Relay  []wire.RelayNode // boxes that the box passes it on to, if it knows how
 	Open   func() (io.ReadCloser, error)
 }
 
@@ -65,7 +68,14 @@ type Own struct {
 	ID       id.PublisherID
 	IP       string
 	FrontURL string
+	Uplink   *uplink.Limiter // of all that is sent to boxes; nil: not limited
 }
+
+// Weights of transfers to boxes in the uplink: a segment that is late is of no use.
+const (
+	liveWeight = 4
+	bulkWeight = 1
+)
 
 // Session is an accepted PUBLISH session. All methods may be called from any goroutine; files
 // are written one after another in the order of the calls.
@@ -73,6 +83,11 @@ type Session struct {
 	own      wire.Peer
 	conn     *wsconn.Conn
 	features wire.Features
+	uplink   *uplink.Limiter
+	weight   int
+
+	favours []string // streams that the box's owner wants held also without viewers; "*": all
+	seed    int64    // bytes of each
 
 	sent atomic.Int64 // bytes of content written
 
@@ -90,20 +105,33 @@ type Session struct {
 type heard struct {
 	goodbye func(wire.Goodbye)
 	gone    func([]id.Path)
+	granted func(wire.Terms)
+	// answered: what became of a file that another box was to pass on, a wire.Stored or wire.Refused.
+	answered func(any)
 }
 
-// Open dials the box, sends PUBLISH and waits for its answer.
-func Open(ctx context.Context, t Target, own Own, said heard) (*Session, error) {
-	conn, err := wsconn.Dial(ctx, t.ConnectWS, wsconn.Dialing{Least: t.Least, Files: true})
+// Open dials the box, sends PUBLISH and waits for its answer. The session of class Live is the one on
+// which the box grants upload, and answers for what other boxes passed on to it.
+func Open(ctx context.Context, t Target, own Own, class Class, said heard) (*Session, error) {
+	limited := own.Uplink != nil && own.Uplink.Rate() > 0
+	conn, err := wsconn.Dial(ctx, t.ConnectWS, wsconn.Dialing{Least: t.Least, Files: true, Paced: limited})
 	if err != nil {
 		return nil, err
 	}
 	s := &Session{
-		own:     wire.Peer{ID: string(own.ID), IP: own.IP, Type: wire.TypePublisher},
-		conn:    conn,
-		waiting: map[string]chan any{},
-		ended:   make(chan struct{}),
-		said:    said,
+		own:      wire.Peer{ID: string(own.ID), IP: own.IP, Type: wire.TypePublisher},
+		conn:     conn,
+		features: wire.Ours(),
+		weight:   liveWeight,
+		waiting:  map[string]chan any{},
+		ended:    make(chan struct{}),
+		said:     said,
+	}
+	if limited {
+		s.uplink = own.Uplink
+	}
+	if class == Bulk {
+		s.features, s.weight = wire.Features{wire.FeatureAck}, bulkWeight
 	}
 	if s.own.IP == "" {
 		s.own.IP = conn.LocalAddr().String()
@@ -120,7 +148,7 @@ func (s *Session) greet(ctx context.Context, t Target, own Own) error {
 	stop := context.AfterFunc(ctx, s.conn.Abort)
 	defer stop()
 	err := s.conn.WriteText(wire.Encode(wire.Publish{
-		Peer: s.own, Command: wire.CommandPublish, Features: wire.Ours(), FrontURL: own.FrontURL,
+		Peer: s.own, Command: wire.CommandPublish, Features: s.features, FrontURL: own.FrontURL,
 	}))
 	if err != nil {
 		return err
@@ -140,7 +168,11 @@ func (s *Session) greet(ctx context.Context, t Target, own Own) error {
 	case reply.ID != string(t.Box):
 		return fmt.Errorf("another peer answers there: %s", id.Quote(reply.ID))
 	}
-	s.features = wire.Ours().And(reply.Features)
+	s.features = s.features.And(reply.Features)
+	s.favours, s.seed = reply.Favours, reply.Seed
+	if reply.Grant != nil && s.said.granted != nil && s.features.Has(wire.FeatureGrant) {
+		s.said.granted(*reply.Grant)
+	}
 	if s.acks() {
 		s.conn.KeepAlive(wire.SessionPing, wire.SilenceLimit)
 	} else {
@@ -184,6 +216,12 @@ func (s *Session) Push(ctx context.Context, f File) (Receipt, error) {
 	}
 	defer s.forget(request)
 	h.RequestID, h.Publisher, h.Size, h.Digest = request, id.PublisherID(s.own.ID), f.Size, f.Digest
+	if s.features.Has(wire.FeatureGrant) {
+		h.Plays = f.Plays
+	}
+	if s.features.Has(wire.FeatureRelay) {
+		h.Relay = f.Relay
+	}
 	began, err := s.write(ctx, h, f, content)
 	if err != nil {
 		return Receipt{}, err
@@ -217,6 +255,13 @@ func receipt(reply any, f File) (Receipt, error) {
 // write sends the file when its turn has come, which is when it began.
 func (s *Session) write(ctx context.Context, h wire.FileHeader, f File, content io.Reader) (began time.Time, err error) {
 	counted := &countingReader{r: content, n: &s.sent}
+	if s.uplink != nil {
+		limited := s.uplink.Reader(ctx, content, s.weight)
+		defer limited.Close()
+		// Its wait is ours, and says nothing about the box.
+		defer func() { began = began.Add(min(limited.Waited(), max(time.Since(began), 0))) }()
+		counted.r = limited
+	}
 	if err := s.conn.WriteFile(ctx, h.AppendTo(nil), counted, f.Size); err != nil {
 		if ctx.Err() != nil {
 			return began, context.Cause(ctx)
@@ -418,6 +463,14 @@ func (s *Session) handle(e wire.Envelope, raw []byte) error {
 		if s.said.gone != nil {
 			s.said.gone(paths(m.FilePaths[:min(len(m.FilePaths), wire.MaxGone)]))
 		}
+	case wire.CommandGrant:
+		m, err := wire.Decode[wire.Grant](raw)
+		if err != nil {
+			return err
+		}
+		if s.said.granted != nil {
+			s.said.granted(m.Terms)
+		}
 	default:
 		if e.Error != "" && !s.acks() {
 			return errors.New(e.Error)
@@ -440,13 +493,25 @@ func paths(raw []string) []id.Path {
 
 func (s *Session) answer(request string, reply any) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if ch := s.waiting[request]; ch != nil {
+	ch := s.waiting[request]
+	s.mu.Unlock()
+	switch {
+	case ch == nil && s.said.answered != nil:
+		s.said.answered(reply)
+	case ch != nil:
 		select {
 		case ch <- reply:
 		default: // answered twice: the first counts
 		}
 	}
+}
+
+// tell sends a message that has no answer.
+func (s *Session) tell(message any) error {
+	if err := s.conn.WriteText(wire.Encode(message)); err != nil {
+		return fmt.Errorf("%w: %w", ErrClosed, err)
+	}
+	return nil
 }
 
 // Close says goodbye and ends the session.

@@ -1,0 +1,43 @@
+package uplink
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+)
+
+// Reader lets through what a limit has room for, as one transfer. It is for one goroutine.
+type Reader struct {
+	ctx    context.Context
+	r      io.Reader
+	flow   *Flow
+	waited time.Duration
+}
+
+// Reader returns a reader of r whose bytes count as a transfer of the limit, with a weight as Open takes
+// it. The caller closes it. When ctx ends reading fails with its cause.
+func (l *Limiter) Reader(ctx context.Context, r io.Reader, weight int) *Reader {
+	return &Reader{ctx: ctx, r: r, flow: l.Open(weight)}
+}
+
+// Read reads, and then waits until what it read may be sent.
+func (p *Reader) Read(b []byte) (int, error) {
+	n, err := p.r.Read(b)
+	began := time.Now()
+	for left := int64(n); left > 0; {
+		may, ended := p.flow.Take(p.ctx, left)
+		if ended != nil {
+			return 0, fmt.Errorf("given up: %w", context.Cause(p.ctx))
+		}
+		left -= may
+	}
+	p.waited += time.Since(began)
+	return n, err
+}
+
+// Waited is how long reading waited for the limit.
+func (p *Reader) Waited() time.Duration { return p.waited }
+
+// Close ends the transfer. It does not close the reader below.
+func (p *Reader) Close() { p.flow.Close() }
