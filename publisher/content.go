@@ -24,13 +24,14 @@ func (c content) Playlist(name id.StreamName, file string) (front.Playlist, bool
 }
 
 // Locate implements front.Content.
-func (c content) Locate(path id.Path, viewer netip.Addr, avoid []id.BoxID) (front.Location, bool) {
+func (c content) Locate(path id.Path, asker front.Asker) (front.Location, bool) {
 	loc, ok := c.describe(path)
 	if !ok || loc.Own {
 		return loc, ok
 	}
 	loc.Path = "/" + string(c.p.id) + path.Escaped()
-	loc.Boxes = c.p.placement.HoldersFor(path, loc.Digest, viewer, avoid)
+	found := c.p.placement.Find(path, loc.Digest, asker)
+	loc.Boxes, loc.Room, loc.Watching, loc.Origin = found.Holders, found.Room, found.Watching, found.Origin
 	return loc, true
 }
 

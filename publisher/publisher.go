@@ -25,6 +25,7 @@ import (
 	"dandelion/pkg/identity"
 	"dandelion/pkg/lifecycle"
 	"dandelion/pkg/state"
+	"dandelion/pkg/uplink"
 	"dandelion/publisher/internal/fleet"
 	"dandelion/publisher/internal/placement"
 	"dandelion/publisher/internal/push"
@@ -55,6 +56,7 @@ type Publisher struct {
 	placement *placement.Placement
 	queue     *placement.Queue
 	front     *front.Front
+	audience  *front.Audience
 	uploads   *uploads
 	server    *http.Server
 	conns     *conns.Limit
@@ -81,12 +83,16 @@ func New(ctx context.Context, cfg Config, redis state.Config, log *slog.Logger) 
 	if p.state, err = state.Open(ctx, redis, filepath.Join(cfg.DataDir, "state"), log); err != nil {
 		return nil, err
 	}
-	own := push.Own{ID: p.id, FrontURL: cfg.PublicURL}
+	limit := uplink.New(cfg.UploadLimit.BytesPerSecond())
+	p.audience = front.NewAudience()
 	p.fleet = fleet.New(fleet.Config{
-		Entrances: cfg.Entrances, InsecureTLS: cfg.InsecureTLS, Wanted: cfg.MinBoxes, Own: p.id, FrontURL: cfg.PublicURL,
+		Entrances: cfg.Entrances, InsecureTLS: cfg.InsecureTLS, Wanted: func() int { return p.placement.WantedBoxes() }, Own: p.id, FrontURL: cfg.PublicURL,
 	}, p.state, log)
 	p.placement = placement.New(placement.Config{
-		Own: own, MaxBoxes: cfg.MinBoxes, Fleet: p.fleet, Window: p.window, Redis: p.state, Log: log,
+		Own:      push.Own{ID: p.id, FrontURL: cfg.PublicURL, Uplink: limit},
+		MinBoxes: cfg.MinBoxes, MaxBoxes: cfg.MaxBoxes, Fleet: p.fleet, Window: p.window, Redis: p.state, Log: log,
+		Renditions: p.renditions, Audience: p.audience, FirstCopies: cfg.FirstCopies,
+		Uplink: float64(limit.Rate()), Origin: float64(cfg.OriginLimit.Or(0).BytesPerSecond()),
 	})
 	if p.uploads, err = openUploads(filepath.Join(cfg.DataDir, "uploads"), int64(cfg.MaxUpload)); err != nil {
 		return nil, err
@@ -99,7 +105,8 @@ func New(ctx context.Context, cfg Config, redis state.Config, log *slog.Logger) 
 		return nil, err
 	}
 	p.front = front.New(front.Config{
-		Content: content{p}, Publisher: p.id, PublicURL: cfg.PublicURL, TrustedProxies: cfg.TrustedProxies, Log: log,
+		Content: content{p}, Publisher: p.id, PublicURL: cfg.PublicURL, TrustedProxies: cfg.TrustedProxies,
+		Audience: p.audience, Uplink: limit, Log: log,
 	})
 	p.conns = conns.New(conns.Config{
 		Max: maxConns(), Refused: func() { p.refusedConns.Add(1) }, Closed: func() { p.closedConns.Add(1) },
@@ -122,7 +129,7 @@ func (p *Publisher) openStreams() error {
 		s, err := stream.New(stream.Config{
 			Name: name, Source: c.Source, SegmentTTL: c.SegmentTTL.Or(0).Std(),
 			Dir: filepath.Join(p.cfg.DataDir, "streams", c.Name), WindowLimit: int64(p.cfg.WindowLimit),
-			Boxes: p.placement.Up,
+			Boxes: p.placement.Up, Scarce: p.placement.Scarce,
 		}, placer, p.log)
 		if err != nil {
 			return fmt.Errorf("stream %s: %w", name, err)
@@ -155,6 +162,23 @@ func (p *Publisher) window() []placement.Live {
 		l := &placer{p: p, stream: p.streams[name], replicas: p.replicas[name]}
 		for _, s := range l.stream.Segments() {
 			list = append(list, l.live(s))
+		}
+	}
+	return list
+}
+
+// renditions lists what is live, for plans.
+func (p *Publisher) renditions() []placement.Rendition {
+	var list []placement.Rendition
+	for _, name := range p.order {
+		status := p.streams[name].Status()
+		for _, r := range status.Renditions {
+			if status.Ended {
+				continue
+			}
+			list = append(list, placement.Rendition{
+				Name: string(name) + "/" + string(r.Name), Rate: float64(r.BitRate) / 8, Longest: r.Longest, Replicas: p.replicas[name], TTL: r.TTL,
+			})
 		}
 	}
 	return list

@@ -4,6 +4,7 @@
 package front
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -21,6 +23,7 @@ import (
 	"dandelion/pkg/access"
 	"dandelion/pkg/httperr"
 	"dandelion/pkg/id"
+	"dandelion/pkg/uplink"
 )
 
 // Content is what a front shows. Its methods answer from memory, at once, and may be called
@@ -29,10 +32,10 @@ type Content interface {
 	// Playlist returns a playlist as it is now: name is "index.m3u8" or
 	// "<rendition>/index.m3u8".
 	Playlist(stream id.StreamName, name string) (Playlist, bool)
-	// Locate says where a file is for a viewer, without the boxes in avoid. ok is false when
-	// nothing is known of the path.
-	Locate(path id.Path, viewer netip.Addr, avoid []id.BoxID) (Location, bool)
-	// Redirected notes that a viewer was sent to a box for so many bytes.
+	// Locate says where a file is for who asks. ok is false when nothing is known of the path.
+	Locate(path id.Path, asker Asker) (Location, bool)
+	// Redirected notes that somebody was sent to a box for so many bytes of a file that is no live
+	// segment: what those cost, the Audience knows.
 	Redirected(box id.BoxID, bytes int64)
 	// Complained notes that a viewer asks for a file again that it was sent to the box for; the zero
 	// Addr where it may have been sent to another one. One viewer's word condemns no box.
@@ -49,6 +52,14 @@ type Playlist struct {
 	MaxAge   time.Duration // for which a cache may answer with it
 }
 
+// Asker is who asks for a file. The zero value is nobody in particular.
+type Asker struct {
+	Addr      netip.Addr
+	Rendition string     // of a live segment: "<stream>/<rendition>", as the Audience has it; "" of another file
+	Viewer    uint64     // likewise
+	Avoid     []id.BoxID // that are not to be named
+}
+
 // Location is where a file is.
 type Location struct {
 	Digest id.Digest // zero: not known
@@ -56,7 +67,11 @@ type Location struct {
 	// Boxes hold the file and may be reached by the viewer, best first. Each has it at its Base
 	// followed by Path.
 	Boxes []Holder
-	Path  string
+	// Room is how many of them, from the first on, have upload left for this viewer.
+	Room int
+	// Watching: the viewer has a seat already. Origin: the origin has upload left for it.
+	Watching, Origin bool
+	Path             string
 	// Own says that the origin serves the file itself even when boxes hold it: init segments
 	// and keys.
 	Own bool
@@ -75,6 +90,8 @@ type Config struct {
 	PublicURL string         // base of the URLs that Locate's origin has; "": as the request came
 	// TrustedProxies may say who the viewer is (X-Forwarded-For).
 	TrustedProxies []netip.Prefix
+	Audience       *Audience
+	Uplink         *uplink.Limiter // of what the origin sends; nil: not limited
 	Log            *slog.Logger
 }
 
@@ -88,10 +105,17 @@ type Front struct {
 	originBytes   atomic.Int64
 	originFiles   atomic.Int64
 	playlists     atomic.Int64
+	bounced       atomic.Int64
+	turnedAway    atomic.Int64
 }
 
 // New returns a front.
-func New(cfg Config) *Front { return &Front{cfg: cfg} }
+func New(cfg Config) *Front {
+	if cfg.Audience == nil {
+		cfg.Audience = NewAudience()
+	}
+	return &Front{cfg: cfg}
+}
 
 // Totals counts since the start.
 type Totals struct {
@@ -100,11 +124,13 @@ type Totals struct {
 	RedirectBytes int64 `json:"redirect_bytes"` // sizes of the files that viewers were sent to boxes for
 	OriginFiles   int64 `json:"origin_files"`   // answered by the origin itself
 	OriginBytes   int64 `json:"origin_bytes"`   // bytes of files that the origin really sent
+	Bounced       int64 `json:"bounced"`        // sent back by a box that was over its limit
+	TurnedAway    int64 `json:"turned_away"`    // told to come back: neither boxes nor the origin had upload left
 }
 
 // Totals returns what was answered since the start.
 func (f *Front) Totals() Totals {
-	return Totals{f.playlists.Load(), f.redirects.Load(), f.redirectBytes.Load(), f.originFiles.Load(), f.originBytes.Load()}
+	return Totals{f.playlists.Load(), f.redirects.Load(), f.redirectBytes.Load(), f.originFiles.Load(), f.originBytes.Load(), f.bounced.Load(), f.turnedAway.Load()}
 }
 
 // Register adds the front's routes.
@@ -217,10 +243,12 @@ func spanOf(r *http.Request, size int64) int64 {
 }
 
 // answer sends the viewer to the best box for it; one that asks for the same again to another one,
-// and the third time the origin serves it.
+// and the third time the origin serves it. Where neither boxes nor the origin have upload left, who
+// watches already goes on, and who is new is told to come back.
 func (f *Front) answer(w http.ResponseWriter, r *http.Request, path id.Path) error {
 	viewer, now := access.ClientAddr(r, f.cfg.TrustedProxies), time.Now()
 	asked := requestOf(viewer, r, path)
+	full := f.sentBack(r, asked, now)
 	past := f.households.ask(asked, now)
 	failed := past.failed()
 	if failed != "" {
@@ -229,38 +257,104 @@ func (f *Front) answer(w http.ResponseWriter, r *http.Request, path id.Path) err
 	for _, box := range past.doubted() {
 		f.cfg.Content.Complained(box, path, netip.Addr{})
 	}
-	loc, ok := f.cfg.Content.Locate(path, viewer, past.avoid())
+	asker := Asker{Addr: viewer, Rendition: renditionOf(path), Viewer: asked.seat(past), Avoid: past.avoid()}
+	if full != "" {
+		asker.Avoid = append(slices.Clone(asker.Avoid), full)
+	}
+	loc, ok := f.cfg.Content.Locate(path, asker)
 	if !ok {
 		return httperr.NotFound("not here: the segment is gone, or it never was; reload the playlist")
 	}
-	if loc.Own || len(loc.Boxes) == 0 || past.origin() {
+	boxes := loc.Boxes[:loc.Room]
+	if len(boxes) == 0 && !loc.Own {
+		switch {
+		case loc.Watching && !loc.Origin:
+			boxes = loc.Boxes
+		case !loc.Watching && !loc.Origin && asker.Rendition != "":
+			return f.turnAway(w, asker, now)
+		}
+	}
+	if loc.Own || len(boxes) == 0 || past.origin() {
 		file, err := f.cfg.Content.Open(path)
 		if err == nil {
 			defer file.Close()
 			if !loc.Own {
 				f.households.answered(asked, "", failed, now)
+				f.sit(asker, atOrigin, now)
 			}
 			f.serve(w, r, path, loc.Digest, file)
 			return nil
 		}
 		// The origin has it no more: a box that may have failed is better than nobody.
-		if loc, ok = f.cfg.Content.Locate(path, viewer, nil); !ok || len(loc.Boxes) == 0 {
+		asker.Avoid = nil
+		if loc, ok = f.cfg.Content.Locate(path, asker); !ok || len(loc.Boxes) == 0 {
 			return noCopy(err)
 		}
+		boxes = loc.Boxes
 	}
-	best := choose(loc.Boxes, past)
+	best := choose(boxes, past)
 	f.households.answered(asked, best.Box, failed, now)
+	f.sit(asker, best.Box, now)
 	bytes := spanOf(r, loc.Size)
-	f.cfg.Content.Redirected(best.Box, bytes)
+	if asker.Rendition == "" {
+		f.cfg.Content.Redirected(best.Box, bytes)
+	}
 	f.redirects.Add(1)
 	f.redirectBytes.Add(bytes)
 	// Written directly, and not with http.Redirect: this is the answer that is given most.
 	h := w.Header()
-	h["Location"] = []string{best.Base + loc.Path}
+	to := best.Base + loc.Path
+	if full != "" {
+		to += "?hop=1" // a second box that is full says so, and does not send the viewer round again
+	}
+	h["Location"] = []string{to}
 	h["Cache-Control"] = noStore
 	h["Content-Length"] = empty
 	w.WriteHeader(http.StatusFound)
 	return nil
+}
+
+// sentBack returns the box that sent the viewer back because it was over its limit; "" for none. It is
+// no failure: the request is not a repeat.
+func (f *Front) sentBack(r *http.Request, asked request, now time.Time) id.BoxID {
+	if r.URL.RawQuery == "" {
+		return ""
+	}
+	box, err := id.ParseBoxID(r.URL.Query().Get("avoid"))
+	if err != nil {
+		return ""
+	}
+	if f.households.takeBack(asked, box, now) {
+		f.bounced.Add(1)
+	}
+	return box
+}
+
+// turnAway tells a viewer who is new that there is no upload for it now. It counts as one that wants
+// some.
+func (f *Front) turnAway(w http.ResponseWriter, asker Asker, now time.Time) error {
+	f.sit(asker, nowhere, now)
+	f.turnedAway.Add(1)
+	w.Header().Set("Retry-After", "1")
+	return httperr.New(http.StatusServiceUnavailable, "all boxes and the origin have as many viewers as they can carry now; try again in a second", nil)
+}
+
+func (f *Front) sit(asker Asker, at id.BoxID, now time.Time) {
+	if asker.Rendition != "" {
+		f.cfg.Audience.sit(asker.Rendition, asker.Viewer, at, now)
+	}
+}
+
+// renditionOf is "<stream>/<rendition>" of a live segment, "" of another file.
+func renditionOf(path id.Path) string {
+	if !path.ContentAddressed() {
+		return ""
+	}
+	rendition := strings.TrimPrefix(string(path), "/live/")
+	for range 2 {
+		rendition = rendition[:strings.LastIndexByte(rendition, '/')]
+	}
+	return rendition
 }
 
 func noCopy(err error) error {
@@ -279,7 +373,7 @@ func (f *Front) origin(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return httperr.BadRequest(err.Error(), nil)
 	}
-	loc, ok := f.cfg.Content.Locate(path, netip.Addr{}, nil)
+	loc, ok := f.cfg.Content.Locate(path, Asker{})
 	if !ok {
 		return httperr.NotFound("the origin does not have this file")
 	}
@@ -316,13 +410,20 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, path id.Path, dige
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(patience)) // a test's writer has none
 	}
 	f.originFiles.Add(1)
-	http.ServeContent(&counter{w, &f.originBytes}, r, "", time.Time{}, file)
+	body := &counter{ResponseWriter: w, n: &f.originBytes}
+	if f.cfg.Uplink != nil && f.cfg.Uplink.Rate() > 0 && r.Method != http.MethodHead {
+		body.ctx, body.flow = r.Context(), f.cfg.Uplink.Open(1)
+		defer body.flow.Close()
+	}
+	http.ServeContent(body, r, "", time.Time{}, file)
 }
 
-// counter counts the bytes of bodies and keeps sendfile.
+// counter counts the bytes of bodies, holds them to the limit, and keeps sendfile.
 type counter struct {
 	http.ResponseWriter
-	n *atomic.Int64
+	n    *atomic.Int64
+	ctx  context.Context
+	flow *uplink.Flow // nil: no limit
 }
 
 func (c *counter) Write(b []byte) (int, error) {
@@ -331,10 +432,27 @@ func (c *counter) Write(b []byte) (int, error) {
 	return n, err
 }
 
-func (c *counter) ReadFrom(r io.Reader) (int64, error) {
-	n, err := io.Copy(c.ResponseWriter, r) // which is its ReadFrom where it has one
-	c.n.Add(n)
-	return n, err
+func (c *counter) ReadFrom(r io.Reader) (total int64, err error) {
+	part, ok := r.(*io.LimitedReader)
+	if c.flow == nil || !ok {
+		total, err = io.Copy(c.ResponseWriter, r) // which is its ReadFrom where it has one
+		c.n.Add(total)
+		return total, err
+	}
+	for left := part.N; left > 0; {
+		may, err := c.flow.Take(c.ctx, left)
+		if err != nil {
+			return total, err
+		}
+		n, err := io.Copy(c.ResponseWriter, io.LimitReader(part.R, may))
+		total += n
+		left -= n
+		c.n.Add(n)
+		if err != nil || n < may {
+			return total, err
+		}
+	}
+	return total, nil
 }
 
 func (c *counter) Unwrap() http.ResponseWriter { return c.ResponseWriter }
@@ -360,7 +478,7 @@ func (f *Front) locate(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return httperr.BadRequest(err.Error(), nil)
 	}
-	loc, ok := f.cfg.Content.Locate(path, access.ClientAddr(r, f.cfg.TrustedProxies), nil)
+	loc, ok := f.cfg.Content.Locate(path, Asker{Addr: access.ClientAddr(r, f.cfg.TrustedProxies)})
 	if !ok {
 		return httperr.NotFound(fmt.Sprintf("nothing is known of %s", path))
 	}

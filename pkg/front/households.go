@@ -101,7 +101,11 @@ type past struct {
 	alone   bool       // the household seems to be one viewer
 	known   bool       // it asked for other files of the rendition before
 	shunned []id.BoxID // boxes that failed it lately
+	place   int        // of the viewer among those who share address and player
 }
+
+// seat names the viewer to the Audience.
+func (r request) seat(p past) uint64 { return r.household + uint64(p.place) }
 
 // failed returns the box that the viewer must have been sent to in vain; "" where that is not
 // certain.
@@ -155,6 +159,7 @@ func (t *households) ask(r request, now time.Time) past {
 		}
 		p.tried = slices.Clone(a.sent[origin+1:])
 		p.again = len(a.sent) - (viewers - 1)
+		p.place = min(len(a.sent), viewers-1)
 	}
 	for _, s := range h.shunned {
 		if now.Before(s.until) {
@@ -185,6 +190,31 @@ func (t *households) answered(r request, to, failed id.BoxID, now time.Time) {
 	if failed != "" {
 		h.shun(failed, now)
 	}
+}
+
+// takeBack forgets that a request was sent to a box that did not serve it because it was over its
+// limit, and reports whether it was.
+func (t *households) takeBack(r request, box id.BoxID, now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	h := t.now[r.household]
+	if h == nil {
+		h = t.old[r.household]
+	}
+	if h == nil {
+		return false
+	}
+	a := h.find(r, now)
+	if a == nil {
+		return false
+	}
+	for i := len(a.sent) - 1; i >= 0; i-- {
+		if a.sent[i] == box {
+			a.sent = slices.Delete(a.sent, i, i+1)
+			return true
+		}
+	}
+	return false
 }
 
 // turn begins a new generation when the old one is over.

@@ -34,13 +34,14 @@ func (h held) Complained(box id.BoxID, _ id.Path, viewer netip.Addr) {
 	}
 }
 
-func (held) Locate(path id.Path, _ netip.Addr, avoid []id.BoxID) (Location, bool) {
-	loc := Location{Path: string(path)}
+func (held) Locate(path id.Path, asker Asker) (Location, bool) {
+	loc := Location{Path: string(path), Origin: true}
 	for _, box := range []id.BoxID{"a", "b"} {
-		if !slices.Contains(avoid, box) {
+		if !slices.Contains(asker.Avoid, box) {
 			loc.Boxes = append(loc.Boxes, Holder{Box: box, Base: "http://" + string(box)})
 		}
 	}
+	loc.Room = len(loc.Boxes)
 	return loc, true
 }
 

@@ -60,9 +60,9 @@ func (b Box) keeps(other Box) bool {
 
 // Config of a fleet.
 type Config struct {
-	Entrances   []string // URLs, as wire.ParseEntranceURL takes them
-	InsecureTLS []string // those of them whose certificate is not verified
-	Wanted      int      // boxes
+	Entrances   []string   // URLs, as wire.ParseEntranceURL takes them
+	InsecureTLS []string   // those of them whose certificate is not verified
+	Wanted      func() int // boxes; any goroutine
 	Own         id.PublisherID
 	FrontURL    string
 	GeoIP       *wire.GeoIP
@@ -213,10 +213,10 @@ func (e *entrance) session(ctx context.Context, retry *wsconn.Backoff) (time.Dur
 	defer stop()
 
 	scope := netaddr.ScopeOf(conn.Remote())
-	search := wire.Encode(wire.Search{
+	search := wire.Search{
 		Peer:    wire.Peer{ID: string(e.fleet.cfg.Own), IP: conn.LocalAddr().String(), Type: wire.TypePublisher},
-		Command: wire.CommandSearch, GeoIP: e.fleet.cfg.GeoIP, Features: wire.Ours(), Count: e.fleet.cfg.Wanted,
-	})
+		Command: wire.CommandSearch, GeoIP: e.fleet.cfg.GeoIP, Features: wire.Ours(),
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	replies := make(chan wire.SearchReply)
@@ -225,7 +225,8 @@ func (e *entrance) session(ctx context.Context, retry *wsconn.Backoff) (time.Dur
 	var self id.EntranceID
 	defer func() { e.fleet.released(self, e.url) }()
 	for {
-		if err := conn.WriteText(search); err != nil {
+		search.Count = e.fleet.cfg.Wanted()
+		if err := conn.WriteText(wire.Encode(search)); err != nil {
 			return 0, err
 		}
 		var reply wire.SearchReply
@@ -394,7 +395,7 @@ func (f *Fleet) join(ctx context.Context, source string, reply wire.SearchReply,
 		f.boxes[box.ID] = box
 		fresh = append(fresh, box)
 	}
-	enough = len(f.boxes) >= f.cfg.Wanted
+	enough = len(f.boxes) >= f.cfg.Wanted()
 	f.mu.Unlock()
 
 	select {

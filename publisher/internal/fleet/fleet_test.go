@@ -68,7 +68,7 @@ func offer(box, host string) string {
 func newFleet(t *testing.T, entrances ...string) *Fleet {
 	client := redis.NewClient(&redis.Options{Addr: miniredis.RunT(t).Addr()})
 	t.Cleanup(func() { client.Close() })
-	return New(Config{Entrances: entrances, Wanted: 2, Own: publisher}, client, slog.New(slog.DiscardHandler))
+	return New(Config{Entrances: entrances, Wanted: func() int { return 2 }, Own: publisher}, client, slog.New(slog.DiscardHandler))
 }
 
 func run(t *testing.T, f *Fleet) {
@@ -174,7 +174,7 @@ func TestLearnedEntrances(t *testing.T) {
 		asked.Add(1)
 		return reply(entranceA, offer(boxA, "127.0.0.1"), urls...)
 	}))
-	f.cfg.Wanted = 100 // asked every second
+	f.cfg.Wanted = func() int { return 100 } // asked every second
 	run(t, f)
 	await(t, "boxes of both", func() bool { return len(f.Boxes()) == 2 })
 	await(t, "three answers", func() bool { return asked.Load() >= 3 })
@@ -198,7 +198,7 @@ func quiet(t *testing.T) (*Fleet, context.Context) {
 	t.Cleanup(func() { client.Close() })
 	ended, cancel := context.WithCancel(t.Context())
 	cancel() // nothing is written
-	return New(Config{Wanted: 2, Own: publisher}, client, slog.New(slog.DiscardHandler)), ended
+	return New(Config{Wanted: func() int { return 2 }, Own: publisher}, client, slog.New(slog.DiscardHandler)), ended
 }
 
 // TestForgetting: a box that no entrance offers is forgotten, but only while one answers, and not

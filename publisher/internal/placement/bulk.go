@@ -133,11 +133,11 @@ func (p *Placement) chooseBulk(tried map[id.BoxID]bool) *member {
 	return p.members[chosen[0]]
 }
 
-// allUp reports whether all boxes that are known have a session, as far as MaxBoxes allows, and
+// allUp reports whether all boxes that are known have a session, as far as MinBoxes allows, and
 // so have told what they hold.
 func (p *Placement) allUp() bool {
 	known := len(p.cfg.Fleet.Boxes())
-	return known > 0 && len(p.up()) >= min(known, p.cfg.MaxBoxes)
+	return known > 0 && len(p.up()) >= min(known, p.cfg.MinBoxes)
 }
 
 func (p *Placement) pushBulk(ctx context.Context, m *member, f push.File, since time.Time, facts taskFacts) error {

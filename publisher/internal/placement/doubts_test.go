@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"dandelion/pkg/front"
 	"dandelion/pkg/id"
 	"dandelion/pkg/wire"
 	"dandelion/publisher/internal/push"
@@ -56,7 +57,7 @@ func (r *rig) placedOne() (s Live, offered func() bool) {
 	r.Place(s)
 	r.await("a copy", func() bool { return r.copies1(s) == 1 && r.idle() })
 	return s, func() bool {
-		return len(r.HoldersFor(s.Path, s.Digest, netip.MustParseAddr("127.0.0.1"), nil)) == 1
+		return len(r.Find(s.Path, s.Digest, front.Asker{Addr: netip.MustParseAddr("127.0.0.1")}).Holders) == 1
 	}
 }
 
@@ -129,7 +130,7 @@ func TestThreeViewersAreEnough(t *testing.T) {
 	r.await("two copies", func() bool { return r.copies1(s) == 2 && r.idle() })
 	viewer := netip.MustParseAddr("127.0.0.1")
 	first := func() id.BoxID {
-		holders := r.HoldersFor(s.Path, s.Digest, viewer, nil)
+		holders := r.Find(s.Path, s.Digest, front.Asker{Addr: viewer}).Holders
 		if len(holders) != 2 {
 			t.Fatalf("%d holders", len(holders))
 		}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"dandelion/pkg/id"
@@ -39,23 +40,25 @@ type member struct {
 	waiting int64     // bytes queued or under way
 	doubts  doubts
 
-	pushing map[*job]bool // under way; false: another box was asked because this one fell silent
-	doubted chan id.Path  // asks for a probe
+	pushing map[*delivery]bool     // under way; false: another box was asked because this one fell silent
+	cannot  map[id.BoxID]time.Time // boxes that it could not pass on to, and when
+	wanted  atomic.Int64           // bytes/s of its upload that could be used
+	doubted chan id.Path           // asks for a probe
 
 	viewers viewerLoad // has its own lock
 }
 
-// queued is a job that waits for a box.
+// queued is a push that waits for its box.
 type queued struct {
-	*job
+	*delivery
 	since time.Time
 }
 
-// enqueue adds a job and returns the one that has to leave because too many wait.
-func (m *member) enqueue(j *job, now time.Time) (late *job) {
-	at, _ := slices.BinarySearchFunc(m.queue, j, func(a queued, b *job) int { return a.Deadline.Compare(b.Deadline) })
-	m.queue = slices.Insert(m.queue, at, queued{j, now})
-	m.waiting += j.Size
+// enqueue adds a push and returns the one that has to leave because too many wait.
+func (m *member) enqueue(d *delivery, now time.Time) (late *delivery) {
+	at, _ := slices.BinarySearchFunc(m.queue, d, func(a queued, b *delivery) int { return a.Deadline.Compare(b.Deadline) })
+	m.queue = slices.Insert(m.queue, at, queued{d, now})
+	m.waiting += d.Size
 	if len(m.queue) > maxWaiting {
 		late = m.take(0)
 		m.waiting -= late.Size
@@ -67,23 +70,23 @@ func (m *member) enqueue(j *job, now time.Time) (late *job) {
 	return late
 }
 
-// take takes a job out of the queue.
-func (m *member) take(i int) *job {
-	j := m.queue[i].job
+// take takes a push out of the queue.
+func (m *member) take(i int) *delivery {
+	d := m.queue[i].delivery
 	m.queue = slices.Delete(m.queue, i, i+1)
-	return j
+	return d
 }
 
-// urgent returns where in the queue, which must have a job, the most urgent one is: of those that
+// urgent returns where in the queue, which must have one, the most urgent push is: of those that
 // no box holds yet, else of all, the one with the earliest deadline. So a further copy of a segment
 // does not delay the first copy of the next.
 func (m *member) urgent() int {
 	return max(slices.IndexFunc(m.queue, func(q queued) bool { return q.copies == 0 }), 0)
 }
 
-// late takes the jobs out of the queue that waited for as long as a push may take.
-func (m *member) late(now time.Time) []*job {
-	var late []*job
+// late takes out of the queue what waited for as long as a push may take.
+func (m *member) late(now time.Time) []*delivery {
+	var late []*delivery
 	for i := 0; i < len(m.queue); {
 		if q := m.queue[i]; now.Sub(q.since) < pushWithin(q.job) {
 			i++
@@ -96,8 +99,8 @@ func (m *member) late(now time.Time) []*job {
 	return late
 }
 
-func (m *member) empty() []*job {
-	var waiting []*job
+func (m *member) empty() []*delivery {
+	var waiting []*delivery
 	for len(m.queue) > 0 {
 		j := m.take(0)
 		m.waiting -= j.Size
@@ -157,26 +160,26 @@ func (p *Placement) work(ctx context.Context, m *member) {
 		case <-ctx.Done():
 			return
 		}
-		j := p.next(ctx, m)
-		if j == nil {
+		d := p.next(ctx, m)
+		if d == nil {
 			return
 		}
 		group.Go(func() {
 			defer func() { <-slots }()
-			p.push(ctx, m, j)
+			p.push(ctx, m, d)
 		})
 	}
 }
 
-// next takes the most urgent job, waiting for one; nil when ctx ends.
-func (p *Placement) next(ctx context.Context, m *member) *job {
+// next takes the most urgent push, waiting for one; nil when ctx ends.
+func (p *Placement) next(ctx context.Context, m *member) *delivery {
 	for {
 		p.mu.Lock()
 		if len(m.queue) > 0 {
-			j := m.take(m.urgent())
-			m.pushing[j] = true
+			d := m.take(m.urgent())
+			m.pushing[d] = true
 			p.mu.Unlock()
-			return j
+			return d
 		}
 		p.mu.Unlock()
 		select {
@@ -187,17 +190,18 @@ func (p *Placement) next(ctx context.Context, m *member) *job {
 	}
 }
 
-func (p *Placement) push(ctx context.Context, m *member, j *job) {
-	limit := min(pushWithin(j), time.Until(j.Expires))
+func (p *Placement) push(ctx context.Context, m *member, d *delivery) {
+	limit := min(pushWithin(d.job), time.Until(d.Expires))
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, errTooSlow)
 	defer cancel()
-	start, file := time.Now(), liveFile(j.Live)
+	start, file := time.Now(), liveFile(d.Live)
+	file.Relay = d.nodes
 	receipt, err := m.link.Push(ctx, push.Live, file)
 	took := receipt.Took
 	if err != nil {
 		took = time.Since(start)
 	}
-	p.finished(m, j, file, start, took, err)
+	p.finished(m, d, file, start, took, err)
 }
 
 // pushWithin is how long a live segment may wait for a box, and then its push take.
@@ -205,7 +209,7 @@ func pushWithin(j *job) time.Duration { return min(max(2*j.Duration, leastPush),
 
 func liveFile(s Live) push.File {
 	return push.File{
-		Path: s.Path, Digest: s.Digest, Size: s.Size,
+		Path: s.Path, Digest: s.Digest, Size: s.Size, Plays: s.Duration,
 		TTL:  max(time.Until(s.Expires).Truncate(time.Second)+time.Second, time.Second),
 		Open: func() (io.ReadCloser, error) { return os.Open(s.File) },
 	}

@@ -26,7 +26,7 @@ func TestMostUrgentFirst(t *testing.T) {
 	m := &member{wake: make(chan struct{}, 1)}
 	jobs := []*job{waitingJob(0, now), waitingJob(1, now), waitingJob(2, now), waitingJob(3, now)}
 	for _, n := range []int{2, 0, 3, 1} {
-		m.enqueue(jobs[n], now)
+		m.enqueue(&delivery{job: jobs[n]}, now)
 	}
 	jobs[0].copies, jobs[1].copies = 1, 1 // elsewhere, meanwhile
 	var order []id.Path
@@ -44,11 +44,11 @@ func TestTheOldestLeaveASlowBoxFirst(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
 	m := &member{wake: make(chan struct{}, 1)}
 	for n := range maxWaiting {
-		if late := m.enqueue(waitingJob(n, now), now.Add(time.Duration(n)*time.Millisecond)); late != nil {
+		if late := m.enqueue(&delivery{job: waitingJob(n, now)}, now.Add(time.Duration(n)*time.Millisecond)); late != nil {
 			t.Fatalf("%s left with %d waiting", late.Path, n+1)
 		}
 	}
-	if late := m.enqueue(waitingJob(maxWaiting, now), now); late == nil || late.Path != "/a" || len(m.queue) != maxWaiting {
+	if late := m.enqueue(&delivery{job: waitingJob(maxWaiting, now)}, now); late == nil || late.Path != "/a" || len(m.queue) != maxWaiting {
 		t.Errorf("%v left and %d wait", late, len(m.queue))
 	}
 	late := m.late(now.Add(4*time.Second + 10*time.Millisecond)) // 4 s are twice what a segment plays
@@ -153,19 +153,18 @@ func TestAssignedOnce(t *testing.T) {
 	full, other := r.box(1, nil, silent), r.box(2, nil, silent)
 	now := time.Now()
 	r.Placement.mu.Lock()
-	defer r.Placement.mu.Unlock()
+	defer r.Placement.mu.Unlock() // nobody takes from the queues before
 	a, b := r.members[full], r.members[other]
-	a.cancel() // nobody takes from the queues
-	b.cancel()
 	for n := range maxWaiting {
 		j := waitingJob(n, now.Add(time.Hour))
 		j.flying, j.Expires, j.tried = 1, now.Add(time.Hour), map[id.BoxID]bool{full: true, other: true}
-		a.queue = append(a.queue, queued{j, now})
+		a.queue = append(a.queue, queued{&delivery{job: j}, now})
 	}
 	j := waitingJob(0, now) // older than all that waits
-	j.Path, j.Expires, j.tried = "/j", now.Add(time.Hour), map[id.BoxID]bool{}
+	j.Path, j.Expires, j.tried, j.relays = "/j", now.Add(time.Hour), map[id.BoxID]bool{}, map[id.BoxID]*flight{}
 	r.jobs[j.Path] = j
-	r.assign(j, 2)
+	j.Replicas = 2
+	r.spread(j)
 	n := 0
 	for _, q := range slices.Concat(a.queue, b.queue) {
 		if q.job == j {

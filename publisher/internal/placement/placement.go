@@ -20,9 +20,11 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"dandelion/pkg/front"
 	"dandelion/pkg/id"
 	"dandelion/pkg/wire"
 	"dandelion/publisher/internal/fleet"
+	"dandelion/publisher/internal/plan"
 	"dandelion/publisher/internal/push"
 	"dandelion/publisher/internal/ranking"
 	"dandelion/publisher/internal/stream"
@@ -35,6 +37,7 @@ const (
 	leastUseful = 2 * time.Second  // a copy that lives shorter is not worth its bytes
 	leastPush   = 3 * time.Second  // a live push gets twice the segment's duration, at least this…
 	mostPush    = 30 * time.Second
+	lostRest    = 3 * time.Second  // before a segment is offered again to boxes that it could not be passed on to
 	sourceRest  = 10 * time.Second // before a segment whose own file could not be read is tried again
 )
 
@@ -47,15 +50,33 @@ type Fleet interface {
 // Live is a segment of a stream that should be placed.
 type Live struct {
 	stream.Segment
-	Replicas int    // copies wanted
-	Placed   func() // called when the first box holds it, and again for each further one
+	Replicas int    // copies wanted at least
+	Placed   func() // called when boxes hold it that can carry its viewers, and again for each further one
+}
+
+// Rendition is what there is to know of a stream's rendition.
+type Rendition struct {
+	Name     string        // "<stream>/<rendition>"
+	Rate     float64       // bytes/s, as measured
+	Longest  time.Duration // of its segments
+	Replicas int
+	TTL      time.Duration // of a segment on a box
 }
 
 // Config of a placement.
 type Config struct {
 	Own      push.Own
-	MaxBoxes int // links that are kept
+	MinBoxes int // links that are kept…
+	MaxBoxes int // …and that are while viewers need more upload
 	Fleet    Fleet
+	// Renditions returns what is live now.
+	Renditions func() []Rendition
+	Audience   *front.Audience
+	// FirstCopies of each segment are sent by the publisher itself, where boxes pass the others on.
+	FirstCopies int
+	// Uplink is the publisher's own limit, bytes/s, and Origin how much of it may go to viewers; 0: not
+	// limited. Origin below 0: what the first copies leave.
+	Uplink, Origin float64
 	// Window returns the live segments that are worth holding, in any order; those that too few
 	// boxes hold are placed again.
 	Window func() []Live
@@ -71,10 +92,17 @@ type Placement struct {
 
 	mu      sync.Mutex
 	members map[id.BoxID]*member
-	jobs    map[id.Path]*job      // live segments under way
+	jobs    map[id.Path]*job   // live segments under way
+	flights map[string]*flight // copies that other boxes pass on, by request
+	plan    plan.Plan
+	said    map[string]string     // what was said last of each rendition's upload
 	bulk    map[id.Path]int       // files from the queue under way
 	resting map[id.Path]time.Time // segments whose own file could not be read, until when they are left alone
 	rng     *rand.Rand
+
+	rates    atomic.Pointer[map[string]Rendition] // by name
+	crowds   map[string]*crowd                    // replan's
+	requests requests
 
 	repair  chan struct{}
 	drained chan struct{} // closed when no live push is left, once Drain waits for it; nil before
@@ -89,23 +117,43 @@ var errTooSlow = errors.New("the box took longer than the segment may wait")
 // job is a live segment that boxes are being asked to hold.
 type job struct {
 	Live
-	tried  map[id.BoxID]bool // asked, holding or failed
-	flying int               // pushes queued or under way
+	tried  map[id.BoxID]bool // asked by a push of ours, holding or failed
+	flying int               // pushes queued or under way, and copies that others pass on
 	copies int               // made by this job
+	relays map[id.BoxID]*flight
+	lost   map[id.BoxID]int // copies that were passed on in vain
+}
+
+// delivery is a push of ours, with the boxes that its receiver passes the segment on to.
+type delivery struct {
+	*job
+	nodes []wire.RelayNode
 }
 
 // New returns a placement that has no boxes until Run.
 func New(cfg Config) *Placement {
-	return &Placement{
-		cfg: cfg, log: cfg.Log,
-		records: newRecords(cfg.Own.ID, cfg.Redis, cfg.Log),
-		members: map[id.BoxID]*member{},
-		jobs:    map[id.Path]*job{},
-		bulk:    map[id.Path]int{},
-		resting: map[id.Path]time.Time{},
-		rng:     rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
-		repair:  make(chan struct{}, 1),
+	if cfg.Audience == nil {
+		cfg.Audience = front.NewAudience()
 	}
+	if cfg.Renditions == nil {
+		cfg.Renditions = func() []Rendition { return nil }
+	}
+	p := &Placement{
+		cfg: cfg, log: cfg.Log,
+		records:  newRecords(cfg.Own.ID, cfg.Redis, cfg.Log),
+		members:  map[id.BoxID]*member{},
+		jobs:     map[id.Path]*job{},
+		flights:  map[string]*flight{},
+		said:     map[string]string{},
+		crowds:   map[string]*crowd{},
+		bulk:     map[id.Path]int{},
+		requests: newRequests(),
+		resting:  map[id.Path]time.Time{},
+		rng:      rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
+		repair:   make(chan struct{}, 1),
+	}
+	p.rates.Store(&map[string]Rendition{})
+	return p
 }
 
 // Records returns who holds what.
@@ -117,6 +165,7 @@ func (p *Placement) Run(ctx context.Context) error {
 	defer group.Wait()
 	group.Go(func() { p.records.run(ctx) })
 	group.Go(func() { p.publishRankings(ctx) })
+	group.Go(func() { p.keepPlanning(ctx) })
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	for {
@@ -177,7 +226,7 @@ func (p *Placement) reconcile(ctx context.Context, group *sync.WaitGroup) {
 		}
 	}
 	for _, b := range p.newcomers(known) {
-		if len(p.members) >= p.cfg.MaxBoxes && !p.makeRoom() {
+		if len(p.members) >= p.wantedBoxes() && !p.makeRoom() {
 			break
 		}
 		p.members[b.ID] = p.join(ctx, group, b)
@@ -227,7 +276,7 @@ func (p *Placement) join(ctx context.Context, group *sync.WaitGroup, b fleet.Box
 	ctx, cancel := context.WithCancel(ctx)
 	m := &member{
 		id: b.ID, box: b, cancel: cancel, wake: make(chan struct{}, 1), down: time.Now(),
-		pushing: map[*job]bool{}, doubted: make(chan id.Path, 1),
+		pushing: map[*delivery]bool{}, doubted: make(chan id.Path, 1), cannot: map[id.BoxID]time.Time{},
 	}
 	target := push.Target{Box: b.ID, ConnectWS: b.Exchange.ConnectWS, Least: b.Least}
 	m.link = push.NewLink(target, p.cfg.Own, push.Events{
@@ -246,10 +295,12 @@ func (p *Placement) join(ctx context.Context, group *sync.WaitGroup, b fleet.Box
 			p.abandon(m)
 			p.wakeRepair()
 		},
+		Answered: func(answer any) { p.answered(m, answer) },
 	}, p.log)
 	group.Go(func() { m.link.Run(ctx) })
 	group.Go(func() { p.work(ctx, m) })
 	group.Go(func() { p.probe(ctx, m, b.Least) })
+	group.Go(func() { m.demand(ctx) })
 	return m
 }
 
@@ -272,42 +323,27 @@ func (p *Placement) place(s Live) {
 	if p.jobs[s.Path] != nil || p.drained != nil {
 		return
 	}
-	j := &job{Live: s, tried: map[id.BoxID]bool{}}
-	for _, box := range p.records.holders(s.Path, s.Digest) {
-		if m := p.members[box]; m != nil && m.link.Up() {
-			j.tried[box] = true
-		}
-	}
+	j := &job{Live: s, tried: map[id.BoxID]bool{}, relays: map[id.BoxID]*flight{}, lost: map[id.BoxID]int{}}
 	p.jobs[s.Path] = j
-	p.assign(j, s.Replicas-p.copies(s))
+	p.spread(j)
 }
 
-// assign queues the job at n more boxes, as far as there are any.
-func (p *Placement) assign(j *job, n int) {
-	if n > 0 && time.Until(j.Expires) > leastUseful {
-		boxes := ranking.Choose(p.ranked(), n, j.tried, p.rng)
-		for _, box := range boxes { // all of them, before what overflows is assigned in turn
-			j.tried[box] = true
-			j.flying++
-		}
-		var late []*job
-		for _, box := range boxes {
-			if l := p.members[box].enqueue(j, time.Now()); l != nil {
-				late = append(late, l)
-			}
-		}
-		for _, l := range late {
-			p.elsewhere(l, ReasonOverflow)
-		}
+// pushTo gives a segment to a box to hold, and to pass on. The caller holds the lock.
+func (p *Placement) pushTo(j *job, box id.BoxID, nodes []wire.RelayNode) {
+	j.tried[box] = true
+	j.flying++
+	p.jobs[j.Path] = j
+	if late := p.members[box].enqueue(&delivery{j, nodes}, time.Now()); late != nil {
+		p.elsewhere(p.members[box], late, ReasonOverflow)
 	}
-	p.settle(j)
 }
 
-// elsewhere gives a job that waited for a box to another one.
-func (p *Placement) elsewhere(j *job, why Reason) {
+// elsewhere gives what waited for a box to another one.
+func (p *Placement) elsewhere(m *member, d *delivery, why Reason) {
 	p.undelivered.add(why)
-	j.flying--
-	p.assign(j, 1)
+	d.flying--
+	p.forsake(d.job, m.id)
+	p.spread(d.job)
 }
 
 // unblock gives what boxes are too slow for, or do not answer about, to others: the oldest
@@ -315,19 +351,21 @@ func (p *Placement) elsewhere(j *job, why Reason) {
 func (p *Placement) unblock(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.unlag(now)
 	for _, m := range p.members {
-		for _, j := range m.late(now) {
-			p.log.Debug("a box is too slow: its oldest waiting segment goes elsewhere", "box", m.id, "path", j.Path)
-			p.elsewhere(j, ReasonLate)
+		for _, d := range m.late(now) {
+			p.log.Debug("a box is too slow: its oldest waiting segment goes elsewhere", "box", m.id, "path", d.Path)
+			p.elsewhere(m, d, ReasonLate)
 		}
 		if m.link.Up() {
 			continue
 		}
 		p.release(m)
-		for j, alone := range m.pushing { // the box has fallen silent in the middle: another one is asked beside it
+		for d, alone := range m.pushing { // the box has fallen silent in the middle: another one is asked beside it
 			if alone {
-				m.pushing[j] = false
-				p.assign(j, 1)
+				m.pushing[d] = false
+				p.forsake(d.job, m.id)
+				p.another(d.job)
 			}
 		}
 	}
@@ -345,7 +383,7 @@ func (p *Placement) replace() {
 	now := time.Now()
 	maps.DeleteFunc(p.resting, func(_ id.Path, until time.Time) bool { return !until.After(now) })
 	for _, s := range window {
-		if s.Expires.Sub(now) > leastUseful && p.resting[s.Path].IsZero() && p.copies(s) < s.Replicas {
+		if s.Expires.Sub(now) > leastUseful && p.resting[s.Path].IsZero() && (p.copies(s) < s.Replicas || p.lacks(s, now)) {
 			p.place(s)
 		}
 	}
@@ -372,21 +410,24 @@ func (p *Placement) ranked() []ranking.Ranked {
 }
 
 // finished notes how a push ended and moves the job on.
-func (p *Placement) finished(m *member, j *job, file push.File, start time.Time, took time.Duration, err error) {
+func (p *Placement) finished(m *member, d *delivery, file push.File, start time.Time, took time.Duration, err error) {
+	j := d.job
 	first := err == nil && p.records.add(file, m.id, start, taskFacts{})
 	p.mu.Lock()
 	m.note(j.Size, took, err)
 	m.pace(j.Duration, took, err)
-	silent := !m.pushing[j]
-	delete(m.pushing, j)
+	silent := !m.pushing[d]
+	delete(m.pushing, d)
 	j.flying--
 	if err != nil {
 		p.undelivered.add(reasonOf(err))
+		p.forsake(j, m.id)
 	}
 	switch {
 	case err == nil:
 		j.copies++
-		p.settle(j)
+		p.passesOn(j, m.id, time.Now())
+		p.spread(j) // who wants it meanwhile, or has lost it, gets it from this box
 	case errors.Is(err, push.ErrSource):
 		p.resting[j.Path] = time.Now().Add(sourceRest)
 		p.settle(j)
@@ -394,16 +435,19 @@ func (p *Placement) finished(m *member, j *job, file push.File, start time.Time,
 		p.settle(j)
 		p.release(m)
 	default:
-		p.assign(j, 1)
+		p.spread(j)
 		p.release(m) // the box is left alone for a while: what waits for it does not
 	}
+	ready := err == nil && p.ready(j)
 	p.mu.Unlock()
 	switch {
 	case err == nil:
 		if first {
 			p.placed.Add(1)
 		}
-		j.Placed()
+		if ready {
+			j.Placed()
+		}
 	case errors.Is(err, push.ErrSource):
 		p.log.Warn("a segment cannot be placed", "path", j.Path, "reason", err, "again_in", sourceRest)
 	default:
@@ -413,8 +457,11 @@ func (p *Placement) finished(m *member, j *job, file push.File, start time.Time,
 
 // settle forgets a job of which nothing is queued or under way.
 func (p *Placement) settle(j *job) {
-	if j.flying == 0 {
+	if j.flying == 0 && p.jobs[j.Path] == j {
 		delete(p.jobs, j.Path)
+		if len(j.lost) > 0 && j.copies > 0 { // what failed now fails in a moment, too
+			p.resting[j.Path] = time.Now().Add(lostRest)
+		}
 		if p.drained != nil && len(p.jobs) == 0 {
 			select {
 			case <-p.drained:
@@ -431,11 +478,12 @@ func (p *Placement) abandon(m *member) {
 	defer p.mu.Unlock()
 	m.down = time.Now()
 	p.release(m)
+	p.forget(m)
 }
 
 func (p *Placement) release(m *member) {
-	for _, j := range m.empty() {
-		p.elsewhere(j, ReasonFailing)
+	for _, d := range m.empty() {
+		p.elsewhere(m, d, ReasonFailing)
 	}
 }
 
@@ -446,7 +494,11 @@ func (p *Placement) Boxes() []BoxStatus {
 	var list []BoxStatus
 	for _, r := range p.ranked() {
 		m := p.members[r.ID]
-		list = append(list, BoxStatus{ID: r.ID, EdgeURL: m.box.EdgeBase, Score: r.Score, Excluded: r.Excluded, Up: m.link.Up(), Old: m.link.Old(), Sent: m.link.Sent(), Waiting: len(m.queue)})
+		used := p.plan.Uses[r.ID]
+		list = append(list, BoxStatus{
+			ID: r.ID, EdgeURL: m.box.EdgeBase, Score: r.Score, Excluded: r.Excluded, Up: m.link.Up(), Old: m.link.Old(), Sent: m.link.Sent(), Waiting: len(m.queue),
+			Grant: m.link.Standing().Grant, Relays: int64(used.Relayed), Viewers: p.cfg.Audience.Seats(r.ID),
+		})
 	}
 	return list
 }
@@ -461,6 +513,10 @@ type BoxStatus struct {
 	Old      bool     `json:"old_protocol,omitempty"`
 	Sent     int64    `json:"sent_bytes"`
 	Waiting  int      `json:"waiting"`
+	Grant    int64    `json:"grant"`  // bytes/s of its upload that may be planned with
+	Relays   int64    `json:"relays"` // bytes/s of it that are planned for passing on
+	// Viewers sit at the box, by rendition.
+	Viewers map[string]int `json:"viewers,omitempty"`
 }
 
 // Up returns how many boxes files can be pushed to now.

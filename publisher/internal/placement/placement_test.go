@@ -22,6 +22,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/goleak"
 
+	"dandelion/pkg/front"
 	"dandelion/pkg/id"
 	"dandelion/pkg/netaddr"
 	"dandelion/pkg/wire"
@@ -65,7 +66,7 @@ func newRig(t *testing.T) *rig {
 	t.Cleanup(func() { client.Close() })
 	r.edge.Store(http.StatusOK)
 	r.Placement = New(Config{
-		Own: push.Own{ID: testPublisher}, MaxBoxes: 10, Fleet: r, Redis: client, Log: slog.New(slog.DiscardHandler),
+		Own: push.Own{ID: testPublisher}, MinBoxes: 10, Fleet: r, Redis: client, Log: slog.New(slog.DiscardHandler),
 		Window: func() []Live {
 			r.mu.Lock()
 			defer r.mu.Unlock()
@@ -229,7 +230,7 @@ func TestClocksOfBoxesDoNotCount(t *testing.T) {
 			if !r.idle() || pushes.Load() != 1 {
 				t.Errorf("%d pushes of one segment", pushes.Load())
 			}
-			if got := r.HoldersFor(s.Path, s.Digest, netip.MustParseAddr("127.0.0.1"), nil); len(got) != 1 || got[0].Box != box {
+			if got := r.Find(s.Path, s.Digest, front.Asker{Addr: netip.MustParseAddr("127.0.0.1")}).Holders; len(got) != 1 || got[0].Box != box {
 				t.Errorf("holders: %v", got)
 			}
 			r.records.sweep(s.Expires.Add(10 * time.Second))

@@ -18,6 +18,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"dandelion/pkg/front"
 	"dandelion/pkg/id"
 	"dandelion/pkg/wire"
 	"dandelion/publisher/internal/push"
@@ -367,7 +368,7 @@ func TestSilentRedis(t *testing.T) {
 		case <-time.After(10 * time.Second):
 			t.Fatal("a live segment waits for Redis")
 		}
-		if got := r.HoldersFor(s.Path, s.Digest, netip.MustParseAddr("127.0.0.1"), nil); len(got) != 1 || got[0].Box != box {
+		if got := r.Find(s.Path, s.Digest, front.Asker{Addr: netip.MustParseAddr("127.0.0.1")}).Holders; len(got) != 1 || got[0].Box != box {
 			t.Errorf("holders: %v", got)
 		}
 		if _, ok := r.Records().Lookup(s.Path); !ok {

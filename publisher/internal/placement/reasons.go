@@ -19,6 +19,8 @@ const (
 	ReasonLate     Reason = "late"     // it waited for the box for longer than the segment may wait
 	ReasonOverflow Reason = "overflow" // too many segments waited for the box
 	ReasonFailing  Reason = "failing"  // the box went down, or failed at another file, while it waited
+	ReasonRelay    Reason = "relay"    // the box that should have passed it on could not
+	ReasonLagging  Reason = "lagging"  // it was not passed on in time
 	ReasonRefused  Reason = "refused"  // with "_" and the refusal's kind, where that is known
 )
 
@@ -40,7 +42,7 @@ func reasonOf(err error) Reason {
 
 // reasons lists them all.
 func reasons() []Reason {
-	all := []Reason{ReasonTooSlow, ReasonClosed, ReasonSource, ReasonLate, ReasonOverflow, ReasonFailing, ReasonRefused}
+	all := []Reason{ReasonTooSlow, ReasonClosed, ReasonSource, ReasonLate, ReasonOverflow, ReasonFailing, ReasonRelay, ReasonLagging, ReasonRefused}
 	for _, k := range wire.Kinds() {
 		all = append(all, ReasonRefused+"_"+Reason(k))
 	}

@@ -100,7 +100,7 @@ func (s *shop) start() {
 	s.gate.set(true)
 	s.client = redis.NewClient(&redis.Options{Dialer: s.gate.dial, MaxRetries: -1, DialerRetries: 1, ContextTimeoutEnabled: true, Protocol: 2})
 	s.placement = New(Config{
-		Own: push.Own{ID: testPublisher}, MaxBoxes: 10, Fleet: s, Redis: s.client, Log: s.log, Window: func() []Live { return nil },
+		Own: push.Own{ID: testPublisher}, MinBoxes: 10, Fleet: s, Redis: s.client, Log: s.log, Window: func() []Live { return nil },
 	})
 	s.queue = &Queue{
 		Placement: s.placement, Redis: s.client, Sync: func(context.Context) error { return nil }, Replicas: 2, Workers: 4,

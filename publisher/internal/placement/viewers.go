@@ -1,6 +1,7 @@
 package placement
 
 import (
+	"cmp"
 	"hash/maphash"
 	"math"
 	"net/netip"
@@ -11,13 +12,15 @@ import (
 	"dandelion/pkg/front"
 	"dandelion/pkg/id"
 	"dandelion/pkg/netaddr"
+	"dandelion/publisher/internal/plan"
 	"dandelion/publisher/internal/ranking"
 )
 
 // loadHalf is the time after which half of a viewer load is forgotten.
 const loadHalf = 5 * time.Second
 
-// viewerLoad is the decayed rate of bytes that a box was asked for through redirects.
+// viewerLoad is the decayed rate of bytes that a box was asked for through redirects, of files that are no
+// live segments.
 type viewerLoad struct {
 	mu   sync.Mutex
 	rate float64 // bytes/s
@@ -41,46 +44,103 @@ func (l *viewerLoad) decayed(now time.Time) float64 {
 	return l.rate * math.Exp2(-now.Sub(l.at).Seconds()/loadHalf.Seconds())
 }
 
-// assumedUplink is what a box that does not tell its capacity can send to viewers, bytes/s.
-const assumedUplink = 250e3
-
-// startLoad is the share of a box's uplink from which on its load counts in the order.
+// startLoad is the share of a grant from which on its load counts in the order.
 const startLoad = 0.25
 
 var affinity = maphash.MakeSeed()
 
-// HoldersFor returns the boxes that hold the file and that the viewer may reach, best first for
-// this viewer, without those in avoid. Boxes that are down, silent or deaf are left out.
-func (p *Placement) HoldersFor(path id.Path, digest id.Digest, viewer netip.Addr, avoid []id.BoxID) []front.Holder {
+// Found is where a file is for a viewer.
+type Found struct {
+	Holders  []front.Holder // best first; the first Room have upload left for the viewer
+	Room     int
+	Watching bool // the viewer has a seat already
+	Origin   bool // the publisher itself has upload left for it
+}
+
+// Find returns the boxes that hold the file and that the viewer may reach, best first for this
+// viewer, without those that it avoids. Boxes that are down, silent or deaf are left out. Who watches keeps
+// its box while that has upload for it; who is new goes where a plan has room.
+func (p *Placement) Find(path id.Path, digest id.Digest, asker front.Asker) Found {
 	boxes := p.records.holdersFor(path, digest)
-	now := time.Now()
-	order := make([]ranking.Holder, 0, len(boxes))
+	now, rate := time.Now(), p.rate(asker.Rendition)
+	seat, watching := id.BoxID(""), false
+	if asker.Rendition != "" {
+		seat, watching = p.cfg.Audience.Sits(asker.Rendition, asker.Viewer)
+	}
+	found := Found{Watching: watching, Origin: rate == 0 || p.originRoom(rate)}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	var all []candidate
 	for _, box := range boxes {
 		m := p.members[box]
-		if m == nil || !m.link.Up() || m.doubts.deaf || slices.Contains(avoid, box) || !mayReach(viewer, m.box.EdgeAddr) {
+		if m == nil || !m.link.Up() || m.doubts.deaf || slices.Contains(asker.Avoid, box) || !mayReach(asker.Addr, m.box.EdgeAddr) {
 			continue
 		}
-		uplink := m.box.Exchange.System.NetCapacity
-		if math.IsNaN(uplink) || uplink <= 0 {
-			uplink = assumedUplink
+		c := candidate{member: m, suspect: m.doubts.suspected(now), slow: now.Before(m.slow)}
+		c.load = p.loadOf(m, now)
+		if watching && box == seat {
+			c.seat = true
+			c.load -= rate
+		}
+		if c.grant = float64(m.link.Standing().Grant); c.grant > 0 {
+			c.fraction = (c.load + rate) / c.grant
+		} else if rate > 0 {
+			c.fraction = math.Inf(1)
+		}
+		if c.seat && c.fraction <= 1 && !c.suspect && !c.slow && len(asker.Avoid) == 0 { // as most requests go
+			found.Holders, found.Room = []front.Holder{{Box: box, Base: m.box.EdgeBase}}, 1
+			return found
+		}
+		all = append(all, c)
+	}
+	return p.order(found, all, asker.Addr, rate)
+}
+
+// candidate is a box that could serve a viewer.
+type candidate struct {
+	*member
+	seat, suspect, slow bool
+	load, grant         float64 // bytes/s, without the viewer
+	fraction            float64 // of the grant, with it
+}
+
+// loadOf is what is asked of a box by our viewers and for passing on, bytes/s. The caller holds the lock.
+func (p *Placement) loadOf(m *member, now time.Time) float64 {
+	return p.cfg.Audience.Load(m.id, p.rate) + p.plan.Relayed[m.id] + m.viewers.get(now)
+}
+
+// order sorts the candidates: those that have room for the viewer as a plan has it, else those whose grant it does
+// not exceed, and behind them the others, the least loaded first.
+func (p *Placement) order(found Found, all []candidate, viewer netip.Addr, rate float64) Found {
+	limit := 1.0
+	if !found.Watching && slices.ContainsFunc(all, func(c candidate) bool { return c.fraction <= plan.Share }) {
+		limit = plan.Share
+	}
+	var order []ranking.Holder
+	var full []candidate
+	for _, c := range all {
+		if rate > 0 && c.fraction > limit {
+			full = append(full, c)
+			continue
 		}
 		order = append(order, ranking.Holder{
-			ID: box, Distance: math.NaN(),
-			Same:     viewer.IsValid() && netaddr.ScopeOf(viewer) > netaddr.Loopback && netaddr.Household(viewer).Contains(m.box.EdgeAddr),
-			Suspect:  m.doubts.suspected(now),
-			Slow:     now.Before(m.slow),
-			Load:     m.viewers.get(now) / (uplink * startLoad),
-			Affinity: maphash.Comparable(affinity, viewerBox{viewer, box}),
+			ID: c.id, Distance: math.NaN(),
+			Same:    viewer.IsValid() && netaddr.ScopeOf(viewer) > netaddr.Loopback && netaddr.Household(viewer).Contains(c.box.EdgeAddr),
+			Suspect: c.suspect, Slow: c.slow,
+			Load:     c.fraction / startLoad,
+			Affinity: maphash.Comparable(affinity, viewerBox{viewer, c.id}),
 		})
 	}
 	ranking.OrderForViewer(order)
-	holders := make([]front.Holder, len(order))
-	for i, o := range order {
-		holders[i] = front.Holder{Box: o.ID, Base: p.members[o.ID].box.EdgeBase}
+	slices.SortFunc(full, func(a, b candidate) int { return cmp.Compare(a.fraction, b.fraction) })
+	found.Room = len(order)
+	for _, o := range order {
+		found.Holders = append(found.Holders, front.Holder{Box: o.ID, Base: p.members[o.ID].box.EdgeBase})
 	}
-	return holders
+	for _, c := range full {
+		found.Holders = append(found.Holders, front.Holder{Box: c.id, Base: c.box.EdgeBase})
+	}
+	return found
 }
 
 type viewerBox struct {

@@ -40,9 +40,10 @@ type Rendition struct {
 
 // Holders are the boxes that should hold a rendition's segments, those that have longest first.
 type Holders struct {
-	Boxes []id.BoxID
-	Roots []id.BoxID // those of them that the publisher itself sends to
-	Short float64    // bytes/s of viewers that no box has upload for
+	Boxes   []id.BoxID
+	Roots   []id.BoxID // those of them that the publisher itself sends to
+	Viewers int        // that are planned for
+	Short   float64    // bytes/s of viewers that no box has upload for
 }
 
 // Plan is who should hold what.
@@ -130,8 +131,8 @@ func (m *maker) add(r Rendition, before []id.BoxID) {
 		members = append(members, Member{m.boxes[b], m.slots(b, r.Rate)})
 	}
 	roots, rest := Roots(members, m.roots)
-	below, _ := Forest(roots, rest)
-	h := Holders{Boxes: chosen}
+	below, _ := Forest(roots, rest, nil)
+	h := Holders{Boxes: chosen, Viewers: r.Viewers}
 	for _, root := range roots {
 		h.Roots = append(h.Roots, root.ID)
 	}

@@ -106,7 +106,7 @@ func TestNearBoxesBelowNearBoxes(t *testing.T) {
 		return Member{Box{ID: name, Relays: true, Place: place}, slots}
 	}
 	below, left := Forest([]Member{member("taipei", 4, taipei), member("tokyo", 4, tokyo)},
-		[]Member{member("t1", 1, tokyo), member("k1", 1, taipei), member("t2", 1, tokyo), member("k2", 1, taipei)})
+		[]Member{member("t1", 1, tokyo), member("k1", 1, taipei), member("t2", 1, tokyo), member("k2", 1, taipei)}, nil)
 	if got := fmt.Sprint(below["taipei"], below["tokyo"], left); got != "[{k1 []} {k2 []}] [{t1 []} {t2 []}] []" {
 		t.Error(got)
 	}
@@ -162,7 +162,7 @@ func checkForest(t *testing.T, all []Box, h Holders, r Rendition) {
 		}
 	}
 	roots, rest := Roots(members, 1)
-	below, left := Forest(roots, rest)
+	below, left := Forest(roots, rest, nil)
 	seen := map[id.BoxID]int{}
 	depth := 0
 	var walk func(m id.BoxID, above []id.BoxID)

@@ -71,8 +71,9 @@ type parent struct {
 // Forest puts each target below a source or another target: as high as possible, and of the parents
 // in one level below the nearest. Those with the largest fan-out come first, so that trees are
 // shallow. below has the boxes below each source and each target, only one level of them; targets
-// that no box has a slot for are left.
-func Forest(sources, targets []Member) (below map[id.BoxID][]Node, left []id.BoxID) {
+// that no box has a slot for are left. apart, where it is not nil, tells that one box cannot reach
+// another.
+func Forest(sources, targets []Member, apart func(parent, child id.BoxID) bool) (below map[id.BoxID][]Node, left []id.BoxID) {
 	var all []*parent
 	for _, s := range sources {
 		all = append(all, &parent{Member: s, room: s.fanOut()})
@@ -81,7 +82,7 @@ func Forest(sources, targets []Member) (below map[id.BoxID][]Node, left []id.Box
 	slices.SortStableFunc(ordered, func(a, b Member) int { return cmp.Compare(b.fanOut(), a.fanOut()) })
 	full := false // parents use all of their slots, because their fan-out was not enough
 	for _, t := range ordered {
-		p := best(all, t)
+		p := best(all, t, apart)
 		if p == nil && !full {
 			full = true
 			for _, other := range all {
@@ -89,7 +90,7 @@ func Forest(sources, targets []Member) (below map[id.BoxID][]Node, left []id.Box
 					other.room = other.Slots - len(other.below)
 				}
 			}
-			p = best(all, t)
+			p = best(all, t, apart)
 		}
 		if p == nil {
 			left = append(left, t.ID)
@@ -121,10 +122,10 @@ func (p *parent) nodes() []Node {
 }
 
 // best returns the parent for a box: the nearest of the highest that have room; nil where none has.
-func best(all []*parent, t Member) (found *parent) {
+func best(all []*parent, t Member, apart func(parent, child id.BoxID) bool) (found *parent) {
 	nearest := 0.0
 	for _, p := range all {
-		if p.room <= 0 || found != nil && p.level > found.level {
+		if p.room <= 0 || found != nil && p.level > found.level || apart != nil && apart(p.ID, t.ID) {
 			continue
 		}
 		km := distance(p.Box, t.Box)

@@ -22,6 +22,8 @@ type RenditionStatus struct {
 	TargetDuration int              `json:"target_duration"` // seconds
 	LastSegment    time.Time        `json:"last_segment"`    // when the source had it whole
 	BitRate        int64            `json:"bitrate"`         // bits per second, measured over the playlist
+	Longest        time.Duration    `json:"-"`               // segment of the playlist
+	TTL            time.Duration    `json:"-"`               // of the last segment on boxes
 }
 
 // Status returns the state of the stream now.
@@ -37,13 +39,14 @@ func (s *Stream) Status() Status {
 			Name: r.name, MediaSequence: r.number(r.start), Entries: r.shown - r.start, TargetDuration: r.targetDuration,
 		}
 		if n := len(r.entries); n > 0 {
-			one.LastSegment = r.entries[n-1].Complete
+			one.LastSegment, one.TTL = r.entries[n-1].Complete, r.entries[n-1].TTL
 		}
 		var bits, seconds float64
 		for _, e := range r.entries[r.start:r.shown] {
 			if !e.Listed.Gap {
 				bits += 8 * float64(e.Size)
 				seconds += e.Listed.Duration.Value.Seconds()
+				one.Longest = max(one.Longest, e.Listed.Duration.Value)
 			}
 		}
 		if seconds > 0 {

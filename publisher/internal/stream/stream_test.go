@@ -298,7 +298,7 @@ func TestStatus(t *testing.T) {
 	if len(got.Renditions) != 1 || got.Problem != "" || got.Ended || got.Name != "demo" {
 		t.Fatalf("%+v", got)
 	}
-	want := RenditionStatus{Name: "index", MediaSequence: 3, Entries: 2, TargetDuration: 2, LastSegment: r.now, BitRate: 4000}
+	want := RenditionStatus{Name: "index", MediaSequence: 3, Entries: 2, TargetDuration: 2, LastSegment: r.now, BitRate: 4000, Longest: 2 * time.Second, TTL: 14 * time.Second}
 	if got.Renditions[0] != want {
 		t.Errorf("%+v, want %+v", got.Renditions[0], want)
 	}

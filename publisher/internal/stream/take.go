@@ -12,6 +12,7 @@ import (
 // gap, but right behind a break, where nobody expects anything yet, it is part of the break.
 func (s *Stream) take(now time.Time, r *rendition, m *playlist.Media, i int, e *entry) (Segment, bool) {
 	boxes := s.cfg.Boxes != nil && s.cfg.Boxes() > 0
+	scarce := boxes && s.cfg.Scarce != nil && s.cfg.Scarce()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	listed, sequence := m.Entries[i], m.Sequence+uint64(i)
@@ -42,7 +43,7 @@ func (s *Stream) take(now time.Time, r *rendition, m *playlist.Media, i int, e *
 	r.append(e, len(m.Entries), m.Sequence > r.epochFirst)
 	e.version = s.changed()
 	e.TTL = s.ttl(r, m)
-	s.await(now, r, e, boxes)
+	s.await(now, r, e, boxes, scarce)
 	if e.Listed.Gap {
 		return Segment{}, false
 	}
@@ -68,8 +69,12 @@ func gap(listed playlist.Entry, number uint64) *entry {
 // is shorter.
 const maxRelease = 2 * time.Second
 
+// scarceRelease is for how many target durations it waits where the origin could not serve the viewers. Who
+// watches plays three of them behind the newest segment, and a delay that stays the same delays nobody.
+const scarceRelease = 2
+
 // await decides until when an entry waits for a box, where there are boxes.
-func (s *Stream) await(now time.Time, r *rendition, e *entry, boxes bool) {
+func (s *Stream) await(now time.Time, r *rendition, e *entry, boxes, scarce bool) {
 	e.deadline = now
 	if e.Listed.Gap || !boxes {
 		e.released = true
@@ -77,6 +82,9 @@ func (s *Stream) await(now time.Time, r *rendition, e *entry, boxes bool) {
 	}
 	half := time.Duration(r.targetDuration) * time.Second / 2
 	e.deadline = now.Add(min(half, maxRelease))
+	if scarce {
+		e.deadline = now.Add(2 * scarceRelease * half)
+	}
 	s.pending[e.Path] = append(s.pending[e.Path], e)
 }
 

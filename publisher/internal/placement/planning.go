@@ -1,0 +1,239 @@
+package placement
+
+import (
+	"context"
+	"math"
+	"slices"
+	"time"
+
+	"dandelion/pkg/config"
+	"dandelion/pkg/id"
+	"dandelion/publisher/internal/plan"
+)
+
+// Times of planning.
+const (
+	planEvery   = 500 * time.Millisecond
+	planPause   = 100 * time.Millisecond // between two plans, however fast viewers come
+	demandEvery = time.Second
+	demandAgain = 5 * time.Second // it is said again
+	leastSeat   = 6 * time.Second // that a viewer who asks for nothing keeps its seat…
+	seatFor     = 2.5             // …or so many segments
+	moreBoxes   = 10              // links at a time, while upload is short
+)
+
+// keepPlanning plans again and again until ctx ends, and at once when viewers come.
+func (p *Placement) keepPlanning(ctx context.Context) {
+	ticker := time.NewTicker(planEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		case <-p.cfg.Audience.Grown():
+		}
+		if p.replan(time.Now()) {
+			p.wakeRepair()
+		}
+		select {
+		case <-time.After(planPause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// replan makes a new plan, and reports whether a rendition has other holders than before.
+func (p *Placement) replan(now time.Time) (changed bool) {
+	known := map[string]Rendition{}
+	for _, r := range p.cfg.Renditions() {
+		if r.Rate > 0 {
+			known[r.Name] = r
+		}
+	}
+	p.rates.Store(&known)
+	viewers := p.cfg.Audience.Viewers(now, func(name string) time.Duration {
+		return max(leastSeat, time.Duration(seatFor*float64(known[name].Longest)))
+	})
+	var renditions []plan.Rendition
+	for name, r := range known {
+		c := p.crowds[name]
+		if c == nil {
+			c = &crowd{}
+			p.crowds[name] = c
+		}
+		renditions = append(renditions, plan.Rendition{Name: name, Rate: r.Rate, Viewers: c.planned(viewers[name], now), Replicas: r.Replicas})
+	}
+	for name := range p.crowds {
+		if _, live := known[name]; !live {
+			delete(p.crowds, name)
+		}
+	}
+
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var boxes []plan.Box
+	for _, r := range p.ranked() {
+		if r.Excluded != "" {
+			continue
+		}
+		m := p.members[r.ID]
+		b := m.planBox()
+		b.Score = r.Score
+		boxes = append(boxes, b)
+		standing := m.link.Standing()
+		for i := range renditions {
+			kept := known[renditions[i].Name]
+			if hasStream(standing.Favours, kept.Name) && kept.Rate*kept.TTL.Seconds() <= float64(standing.Seed) {
+				renditions[i].Keep = append(renditions[i].Keep, r.ID)
+			}
+		}
+	}
+	before := p.plan
+	p.plan = plan.Make(boxes, renditions, p.cfg.FirstCopies, before)
+	for name, h := range p.plan.Holders {
+		changed = changed || !slices.Equal(h.Boxes, before.Holders[name].Boxes)
+		p.tell(name, viewers[name], h)
+	}
+	for box, m := range p.members {
+		m.wanted.Store(int64(math.Ceil(p.plan.Wanted[box])))
+	}
+	return changed
+}
+
+// planBox is what a plan needs to know of the box, but for its score.
+func (m *member) planBox() plan.Box {
+	s := m.link.Standing()
+	return plan.Box{ID: m.id, Household: m.box.Household, Grant: float64(s.Grant), Relays: s.Relays, Place: m.box.Exchange.GeoIP}
+}
+
+// tell says once that a rendition's upload is short, or is not any more.
+func (p *Placement) tell(name string, viewers int, h plan.Holders) {
+	said := ""
+	if h.Short > 0 && viewers > 0 {
+		said = "short"
+	}
+	if p.said[name] == said {
+		return
+	}
+	p.said[name] = said
+	if said == "" {
+		p.log.Info("boxes have upload for all viewers again", "rendition", name, "viewers", viewers, "holders", len(h.Boxes))
+		return
+	}
+	p.log.Warn("upload is short: more boxes, or boxes with more upload, are needed", "rendition", name, "viewers", viewers, "holders", len(h.Boxes), "short_by", rateText(h.Short))
+}
+
+func rateText(bytesPerSecond float64) string {
+	return config.BitRate(math.Round(bytesPerSecond*8/1e3) * 1e3).String()
+}
+
+// wantedBoxes is how many links are worth having: MinBoxes, and more while upload is short. The caller
+// holds the lock.
+func (p *Placement) wantedBoxes() int {
+	least := max(p.cfg.MinBoxes, min(len(p.members), p.cfg.MaxBoxes))
+	if p.plan.Short() > 0 {
+		return min(max(least, len(p.members)+moreBoxes), max(p.cfg.MaxBoxes, p.cfg.MinBoxes))
+	}
+	return least
+}
+
+// WantedBoxes is how many boxes entrances are worth asking for. Any goroutine.
+func (p *Placement) WantedBoxes() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.wantedBoxes()
+}
+
+// demand tells the box how much of its upload could be used, until ctx ends.
+func (m *member) demand(ctx context.Context) {
+	ticker := time.NewTicker(demandEvery)
+	defer ticker.Stop()
+	said, at := int64(-1), time.Time{}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if !m.link.Standing().Grants {
+			said = -1
+			continue
+		}
+		wanted := m.wanted.Load()
+		if math.Abs(float64(wanted-said)) <= 0.05*float64(said) && time.Since(at) < demandAgain {
+			continue
+		}
+		if m.link.Demand(wanted) == nil {
+			said, at = wanted, time.Now()
+		}
+	}
+}
+
+// originRoom reports whether the publisher has upload left for one more viewer of a rate, beside its
+// first copies and those whom it serves already.
+func (p *Placement) originRoom(rate float64) bool {
+	limit := p.OriginLimit()
+	if limit == 0 {
+		return true
+	}
+	return p.cfg.Audience.Load("", p.rate)+rate <= limit
+}
+
+// OriginLimit is what the publisher itself may send to viewers, bytes/s; 0: as much as they ask for.
+func (p *Placement) OriginLimit() float64 {
+	switch {
+	case p.cfg.Origin > 0:
+		return p.cfg.Origin
+	case p.cfg.Uplink <= 0:
+		return 0
+	}
+	left := p.cfg.Uplink
+	for _, r := range *p.rates.Load() {
+		left -= r.Rate * float64(max(p.cfg.FirstCopies, 1))
+	}
+	return max(left, 1)
+}
+
+func (p *Placement) rate(rendition string) float64 { return (*p.rates.Load())[rendition].Rate }
+
+// Scarce reports whether the publisher could not serve the viewers itself: a segment had better wait for
+// boxes. Any goroutine.
+func (p *Placement) Scarce() bool {
+	limit := p.OriginLimit()
+	if limit == 0 {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var load float64
+	for _, u := range p.plan.Uses {
+		load += u.Viewers
+	}
+	return load+p.plan.Short() > limit
+}
+
+// StreamPlan is what a plan says of a rendition.
+type StreamPlan struct {
+	Rendition string     `json:"rendition"`
+	Viewers   int        `json:"viewers"` // that there is to be room for
+	Holders   []id.BoxID `json:"holders"`
+	Short     int64      `json:"short"` // bits/s that boxes cannot carry
+}
+
+// Plans returns what is planned for each rendition, by name.
+func (p *Placement) Plans() []StreamPlan {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	list := []StreamPlan{}
+	for name, h := range p.plan.Holders {
+		list = append(list, StreamPlan{Rendition: name, Viewers: h.Viewers, Holders: h.Boxes, Short: int64(8 * h.Short)})
+	}
+	slices.SortFunc(list, func(a, b StreamPlan) int {
+		if a.Rendition < b.Rendition {
+			return -1
+		}
+		return 1
+	})
+	return list
+}

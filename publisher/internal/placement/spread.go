@@ -1,0 +1,404 @@
+package placement
+
+import (
+	"errors"
+	"maps"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"dandelion/pkg/id"
+	"dandelion/pkg/wire"
+	"dandelion/publisher/internal/plan"
+	"dandelion/publisher/internal/push"
+	"dandelion/publisher/internal/ranking"
+)
+
+// Times of passing on.
+const (
+	recentSegments = 4               // the newest of a rendition: what viewers who join ask for. Older ones are not copied for a crowd
+	leastLag       = 2 * time.Second // a copy that is not there so long after its source…
+	lagSegments    = 1.5             // …or this many times what it plays, comes from somebody else
+	mostLost       = 2               // copies passed on to a box in vain before a segment is not sent there again
+	cannotFor      = time.Minute     // for which a box is not asked again to pass on to one that it could not reach
+)
+
+// flight is a copy that one box passes on to another.
+type flight struct {
+	job     *job
+	box     id.BoxID // that should get it
+	from    id.BoxID // that passes it on
+	root    id.BoxID // where our push or COPY went
+	request string
+	since   time.Time // when the root had all; zero: not yet
+	began   time.Time
+}
+
+// requests makes names for flights, none of them like that of a run before.
+type requests struct {
+	run  string
+	next *atomic.Uint64
+}
+
+func newRequests() requests {
+	return requests{strconv.FormatUint(rand.Uint64(), 36), new(atomic.Uint64)}
+}
+
+func (r requests) name() string {
+	return "r" + r.run + "-" + strconv.FormatUint(r.next.Add(1), 36)
+}
+
+// renditionOf is "<stream>/<rendition>" of a live segment.
+func renditionOf(path id.Path) string {
+	seg, ok := id.ParseSegmentPath(path)
+	if !ok {
+		return ""
+	}
+	return string(seg.Stream) + "/" + string(seg.Rendition)
+}
+
+// wants returns the boxes that should hold a segment by plan: all of its rendition's while it is
+// recent. The caller holds the lock.
+func (p *Placement) wants(s Live, now time.Time) []id.BoxID {
+	h, planned := p.plan.Holders[renditionOf(s.Path)]
+	if !planned || now.Sub(s.Complete) > recentSegments*max(s.Duration, time.Second)+leastLag {
+		return nil
+	}
+	return h.Boxes
+}
+
+// lacks reports whether a box should hold the segment by plan and does not.
+func (p *Placement) lacks(s Live, now time.Time) bool {
+	wanted := p.wants(s, now)
+	if len(wanted) == 0 {
+		return false
+	}
+	holds := map[id.BoxID]bool{}
+	for _, box := range p.records.holders(s.Path, s.Digest) {
+		holds[box] = true
+	}
+	for _, box := range wanted {
+		if m := p.members[box]; m != nil && m.link.Up() && !holds[box] {
+			return true
+		}
+	}
+	return false
+}
+
+// spread gets the segment to the boxes that lack it: those that hold it pass it on, and where none does,
+// the publisher sends it to the roots, which do. Where nobody can pass on, it sends replicas itself. The
+// caller holds the lock.
+func (p *Placement) spread(j *job) {
+	now := time.Now()
+	if j.Expires.Sub(now) <= leastUseful || p.drained != nil && j.copies > 0 {
+		p.settle(j)
+		return
+	}
+	holding, copies := p.holding(j)
+	missing := p.missing(j, now)
+	switch {
+	case len(holding) > 0:
+		p.copyOn(j, holding, missing)
+	case j.flying == 0 && len(missing) > 0:
+		p.pushRoots(j, missing)
+	}
+	if short := j.Replicas - copies - j.flying; short > 0 {
+		p.replicate(j, holding, short)
+	}
+	p.settle(j)
+}
+
+// replicate finds n more boxes for a segment: boxes that hold it pass it on, or the publisher sends it.
+func (p *Placement) replicate(j *job, holding []plan.Member, n int) {
+	taken := maps.Clone(j.tried)
+	for box := range j.relays {
+		taken[box] = true
+	}
+	chosen := ranking.Choose(p.ranked(), n, taken, p.rng)
+	var members []plan.Member
+	for _, box := range chosen {
+		members = append(members, p.planMember(p.members[box], j))
+	}
+	if len(holding) > 0 {
+		chosen = p.copyOn(j, holding, members)
+	}
+	for _, box := range chosen {
+		if !j.tried[box] { // or it was asked when another one's queue overflowed
+			p.pushTo(j, box, nil)
+		}
+	}
+}
+
+// another asks one more box, beside one that has fallen silent.
+func (p *Placement) another(j *job) {
+	if j.Expires.Sub(time.Now()) <= leastUseful {
+		return
+	}
+	for _, box := range ranking.Choose(p.ranked(), 1, j.tried, p.rng) {
+		p.pushTo(j, box, nil)
+	}
+}
+
+// holding returns the boxes that are up and hold the segment, as sources, and how many they are.
+func (p *Placement) holding(j *job) (sources []plan.Member, copies int) {
+	for _, box := range p.records.holders(j.Path, j.Digest) {
+		m := p.members[box]
+		if m == nil || !m.link.Up() {
+			continue
+		}
+		j.tried[box] = true
+		if m.doubts.deaf {
+			continue
+		}
+		copies++
+		if source := p.planMember(m, j); source.Relays && source.Slots > 0 {
+			sources = append(sources, source)
+		}
+	}
+	return sources, copies
+}
+
+// planMember describes a box for the tree of a segment. Who passes on has a slot as long as it may
+// carry one stream at all: a transfer to a box comes before those to viewers.
+func (p *Placement) planMember(m *member, j *job) plan.Member {
+	b := m.planBox()
+	rate := p.rateOf(j)
+	slots := plan.Slots(plan.Share*b.Grant, rate)
+	if slots == 0 && b.Grant >= rate {
+		slots = 1
+	}
+	return plan.Member{Box: b, Slots: slots}
+}
+
+// rateOf is the rate of the segment's rendition, bytes/s.
+func (p *Placement) rateOf(j *job) float64 {
+	if r, ok := (*p.rates.Load())[renditionOf(j.Path)]; ok && r.Rate > 0 {
+		return r.Rate
+	}
+	return float64(j.Size) / max(j.Duration.Seconds(), 0.1)
+}
+
+// missing returns the boxes that should get the segment by plan, and do not yet.
+func (p *Placement) missing(j *job, now time.Time) (missing []plan.Member) {
+	for _, box := range p.wants(j.Live, now) {
+		m := p.members[box]
+		if m == nil || !m.link.Up() || m.doubts.deaf || j.tried[box] || j.relays[box] != nil {
+			continue
+		}
+		missing = append(missing, p.planMember(m, j))
+	}
+	return missing
+}
+
+// pushRoots sends the segment to the roots of the plan, which pass it on to the others.
+func (p *Placement) pushRoots(j *job, members []plan.Member) {
+	roots, rest := plan.Roots(members, max(p.cfg.FirstCopies, 1))
+	below, _ := plan.Forest(roots, rest, p.apart)
+	for _, root := range roots {
+		if j.tried[root.ID] {
+			continue
+		}
+		p.pushTo(j, root.ID, p.fly(j, root.ID, root.ID, below[root.ID], time.Time{}))
+	}
+}
+
+// copyOn has the boxes that hold the segment pass it on. It returns the boxes that none of them can
+// pass it on to.
+func (p *Placement) copyOn(j *job, holding, missing []plan.Member) (left []id.BoxID) {
+	if len(missing) == 0 {
+		return nil
+	}
+	below, left := plan.Forest(holding, missing, p.apart)
+	for _, source := range holding {
+		if len(below[source.ID]) == 0 {
+			continue
+		}
+		m, file := p.members[source.ID], liveFile(j.Live)
+		nodes := p.fly(j, source.ID, source.ID, below[source.ID], time.Now())
+		go func() { // the box may be slow to take it
+			if err := m.link.Copy(file, nodes); err != nil {
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				p.forsake(j, m.id)
+				p.settle(j)
+			}
+		}()
+	}
+	return left
+}
+
+// apart reports whether one box could not reach the other lately.
+func (p *Placement) apart(parent, child id.BoxID) bool {
+	m := p.members[parent]
+	return m != nil && time.Since(m.cannot[child]) < cannotFor
+}
+
+// fly notes the copies that are passed on below a box, and describes them to it.
+func (p *Placement) fly(j *job, root, from id.BoxID, nodes []plan.Node, since time.Time) []wire.RelayNode {
+	var list []wire.RelayNode
+	for _, n := range nodes {
+		m := p.members[n.Box]
+		f := &flight{job: j, box: n.Box, from: from, root: root, request: p.requests.name(), since: since, began: time.Now()}
+		p.flights[f.request] = f
+		j.relays[n.Box] = f
+		j.flying++
+		m.waiting += j.Size
+		list = append(list, wire.RelayNode{
+			Box: n.Box, ConnectWS: m.box.Exchange.ConnectWS, RequestID: f.request, Old: !m.link.Standing().Relays,
+			Relay: p.fly(j, root, n.Box, n.Below, since),
+		})
+	}
+	return list
+}
+
+// passesOn notes that a root has all of the segment: what it passes on must follow.
+func (p *Placement) passesOn(j *job, root id.BoxID, now time.Time) {
+	for _, f := range j.relays {
+		if f.root == root && f.since.IsZero() {
+			f.since = now
+		}
+	}
+}
+
+// land ends a flight.
+func (p *Placement) land(f *flight) {
+	delete(p.flights, f.request)
+	delete(f.job.relays, f.box)
+	f.job.flying--
+	if m := p.members[f.box]; m != nil {
+		m.waiting -= f.job.Size
+	}
+}
+
+// forsake gives up what a box was to pass on, and what was to be passed on from there: it gets other
+// parents.
+func (p *Placement) forsake(j *job, box id.BoxID) {
+	for _, f := range j.relays {
+		if f.from == box || f.root == box && f.since.IsZero() {
+			p.land(f)
+			p.forsake(j, f.box)
+		}
+	}
+}
+
+// lose ends a flight that failed, and those below it, and looks for another way.
+func (p *Placement) lose(f *flight, why Reason) {
+	p.undelivered.add(why)
+	p.land(f)
+	if f.job.lost[f.box]++; f.job.lost[f.box] >= mostLost {
+		f.job.tried[f.box] = true
+	}
+	p.forsake(f.job, f.box)
+	p.spread(f.job)
+}
+
+// unlag gives up flights that take too long.
+func (p *Placement) unlag(now time.Time) {
+	for _, f := range p.flights {
+		limit := max(leastLag, time.Duration(lagSegments*float64(f.job.Duration)))
+		late := !f.since.IsZero() && now.Sub(f.since) > limit || now.Sub(f.began) > limit+pushWithin(f.job)
+		if late && p.flights[f.request] == f {
+			p.log.Info("a segment is not passed on in time; another box is asked to", "box", f.box, "from", f.from, "path", f.job.Path)
+			p.lose(f, ReasonLagging)
+		}
+	}
+}
+
+// forget ends the flights from and to a box that is down.
+func (p *Placement) forget(m *member) {
+	for _, f := range p.flights {
+		if p.flights[f.request] != f {
+			continue
+		}
+		switch {
+		case f.box == m.id:
+			p.lose(f, ReasonFailing)
+		case f.from == m.id:
+			p.forsake(f.job, m.id)
+			p.spread(f.job)
+		}
+	}
+}
+
+// answered takes a box's word on a copy that was passed on: its own, or that of the box that should
+// have passed it on.
+func (p *Placement) answered(m *member, answer any) {
+	switch a := answer.(type) {
+	case wire.Stored:
+		p.arrived(m, a)
+	case wire.Refused:
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		f := p.flights[a.RequestID]
+		switch {
+		case f == nil || f.box != m.id && a.Box != f.box:
+		case a.Kind == wire.KindRelay || a.Box != "":
+			p.log.Info("a box could not pass a segment on; another one is asked to", "box", m.id, "to", f.box, "path", f.job.Path, "reason", id.Quote(a.Error))
+			if from := p.members[f.from]; from != nil {
+				from.cannot[f.box] = time.Now()
+			}
+			p.lose(f, ReasonRelay)
+		case a.Kind == wire.KindDigest && a.Parent != "":
+			p.log.Warn("a box passed other bytes on than it was given", "box", a.Parent, "to", f.box, "path", f.job.Path)
+			if parent := p.members[a.Parent]; parent != nil && a.Parent == f.from {
+				parent.note(0, 0, errSpoilt)
+				parent.cannot[f.box] = time.Now()
+			}
+			p.lose(f, ReasonRefused+"_"+Reason(a.Kind))
+		default:
+			err := &push.Refusal{Kind: a.Kind, Text: a.Error}
+			p.log.Info("a box does not take what was passed on to it", "box", f.box, "path", f.job.Path, "reason", err)
+			m.note(0, 0, err)
+			f.job.lost[f.box] = mostLost
+			p.lose(f, reasonOf(err))
+		}
+	}
+}
+
+var errSpoilt = errors.New("it passed other bytes on than it was given")
+
+// arrived takes the word of a box that it holds what was passed on to it.
+func (p *Placement) arrived(m *member, a wire.Stored) {
+	p.mu.Lock()
+	f := p.flights[a.RequestID]
+	if f == nil || f.box != m.id && (a.Box != f.box || f.from != m.id) || a.SHA256 != f.job.Digest || a.Size != f.job.Size {
+		p.mu.Unlock()
+		return
+	}
+	j := f.job
+	p.land(f)
+	j.copies++
+	first := p.records.add(liveFile(j.Live), f.box, f.began, taskFacts{})
+	if child := p.members[f.box]; child != nil {
+		child.note(0, 0, nil)
+	}
+	p.passesOn(j, f.root, time.Now())
+	p.spread(j)
+	ready := p.ready(j)
+	p.mu.Unlock()
+	if first {
+		p.placed.Add(1)
+	}
+	if ready {
+		j.Placed()
+	}
+}
+
+// ready reports whether viewers may be shown the segment: the boxes that hold it can carry them, or
+// no more will hold it soon.
+func (p *Placement) ready(j *job) bool {
+	wanted := p.wants(j.Live, time.Now())
+	return j.flying == 0 || 2*j.copies >= len(wanted)
+}
+
+func hasStream(favours []string, rendition string) bool {
+	stream, _, _ := strings.Cut(rendition, "/")
+	for _, f := range favours {
+		if f == "*" || f == stream {
+			return true
+		}
+	}
+	return false
+}
