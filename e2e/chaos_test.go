@@ -214,7 +214,7 @@ func (r *chaosRun) repairNow(f fault, in *injected) {
 	in.healed = time.Now()
 	r.tell(in)
 	if in.box >= 0 {
-		r.checks.Go(func() { in.comparison = r.ledger.compare(in.who) })
+		r.checks.Go(func() { in.comparison = r.ledger.compare(in.who, true) })
 	}
 }
 
@@ -252,7 +252,7 @@ func (r *chaosRun) allOffered() error {
 func (l *ledger) compareAll(boxes []*daemon) comparison {
 	var c comparison
 	for _, b := range boxes {
-		c.add(l.compare(b.addr))
+		c.add(l.compare(b.addr, false))
 	}
 	return c
 }
