@@ -152,7 +152,7 @@ func newRedisServer(t *testing.T, at *place, dir string) *redisServer {
 	t.Helper()
 	needs(t, "redis-server", "sudo apt-get install redis-server")
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
+		ends(t, "%v", err)
 	}
 	r := &redisServer{t: t, at: at, dir: dir}
 	at.enter(func() { r.addr = freeAddr(t) })

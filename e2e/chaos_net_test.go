@@ -248,10 +248,12 @@ func (l *line) setCut(cut bool) {
 	l.cut = cut
 }
 
-func (l *line) setRate(rate float64) {
+// setRate returns how many bytes had passed when the rate changed.
+func (l *line) setRate(rate float64) (passed [2]int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.rate, l.up, l.down = rate, time.Time{}, time.Time{}
+	return l.passed
 }
 
 // anyPort is what a daemon listens on at first. In a namespace that includes the place's own

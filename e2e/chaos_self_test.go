@@ -103,7 +103,13 @@ func TestChaosAttribution(t *testing.T) {
 	if stalled := stalledBesides(faults, events, "dandelion"); len(stalled) != 4 || stalled[5] {
 		t.Errorf("stalled besides the publisher's kill: %v", stalled)
 	}
-	if got := resumed(faults, events); got != 5500*time.Millisecond {
+	late := event(6, 104, watch.EventStall, "", "", 0.5)
+	late.policy = "hlsjs"
+	if list := stallsBesides(faults, append(slices.Clone(events), late, event(7, 100.5, watch.EventStall, "", "", 1)), "dandelion"); len(list) != 6 ||
+		!slices.ContainsFunc(list, func(e seenEvent) bool { return e.viewer == 5 }) {
+		t.Errorf("stalls besides those of the publisher's kill that are over in time: %v", list)
+	}
+	if got := resumed(faults, events, "dandelion"); got != 5500*time.Millisecond {
 		t.Errorf("resumed after %v, want 5.5 s", got)
 	}
 	if got := table(faults, events, map[string]int{"dandelion": 50, "hlsjs": 10}); !strings.Contains(got, "| box: SIGSTOP | 1 | 49 of 50 | 1 | 1300 ms | 1300 ms | 1 | 1 of 3 | 10 of 10 |") {

@@ -116,12 +116,34 @@ func outcomeOf(faults []*injected, events []seenEvent, policy string, viewers in
 func stalledBesides(faults []*injected, events []seenEvent, policy string) map[int]bool {
 	stalled := map[int]bool{}
 	for _, e := range events {
-		own := slices.ContainsFunc(faults, func(in *injected) bool { return in.fault == faultPublisher && in.causesStall(e) })
-		if e.policy == policy && e.Event.Event == watch.EventStall && !own {
+		if e.policy == policy && e.Event.Event == watch.EventStall && publishersOwn(faults, e) == nil {
 			stalled[e.viewer] = true
 		}
 	}
 	return stalled
+}
+
+// stallsBesides returns the stalls of a policy, but for those that begin around a kill of the
+// publisher and are over in time.
+func stallsBesides(faults []*injected, events []seenEvent, policy string) []seenEvent {
+	var list []seenEvent
+	for _, e := range events {
+		in := publishersOwn(faults, e)
+		if e.policy == policy && e.Event.Event == watch.EventStall && (in == nil || e.end().Sub(in.healed) > resumeWithin) {
+			list = append(list, e)
+		}
+	}
+	return list
+}
+
+// publishersOwn returns the kill of the publisher that may have caused a stall; nil: none.
+func publishersOwn(faults []*injected, e seenEvent) *injected {
+	for _, in := range faults {
+		if in.fault == faultPublisher && in.causesStall(e) {
+			return in
+		}
+	}
+	return nil
 }
 
 // stalls lists the stalls, each with the faults that it lies near.
@@ -143,12 +165,12 @@ func stalls(faults []*injected, events []seenEvent) []string {
 	return list
 }
 
-// resumed returns how long after the publisher's restarts the last stall near one of them was over.
-func resumed(faults []*injected, events []seenEvent) time.Duration {
+// resumed returns how long after the publisher's restarts the last stall of a policy near one of them was over.
+func resumed(faults []*injected, events []seenEvent, policy string) time.Duration {
 	var longest time.Duration
 	for _, in := range faults {
 		for _, e := range events {
-			if in.fault == faultPublisher && in.causesStall(e) {
+			if e.policy == policy && in.fault == faultPublisher && in.causesStall(e) {
 				longest = max(longest, e.end().Sub(in.healed))
 			}
 		}

@@ -25,6 +25,7 @@ var chaosFormat = format{"ts", []string{"."}, []string{
 type chaosRun struct {
 	chaosFleet
 	total      time.Duration
+	machine    *machine
 	crowds     []*crowd
 	ledger     *ledger
 	faults     []*injected // in the order of their beginning
@@ -58,8 +59,9 @@ func TestChaos(t *testing.T) {
 		crowdOf, sizes = 4, []string{"dandelion", "dandelion", "hlsjs"}
 	}
 
+	tellReasons(t)
 	unmountLeftovers(t)
-	r := &chaosRun{chaosFleet: chaosFleet{fleet: &fleet{t: t, dir: t.TempDir()}, seed: seed}, total: total}
+	r := &chaosRun{chaosFleet: chaosFleet{fleet: &fleet{t: t, dir: t.TempDir()}, seed: seed}, total: total, machine: watchMachine(t)}
 	t.Cleanup(r.keepEvents)
 	r.source = filepath.Join(r.dir, "source")
 	if err := os.Mkdir(r.source, 0o700); err != nil {
@@ -80,7 +82,7 @@ func TestChaos(t *testing.T) {
 	}()
 	for i := range 6 {
 		if !r.uploadOne(ctx, i) {
-			t.Fatal("an upload was refused before the first fault")
+			ends(t, "an upload was refused before the first fault")
 		}
 	}
 	for i, policy := range sizes {
@@ -100,7 +102,7 @@ func TestChaos(t *testing.T) {
 
 	// All is repaired: everything comes back.
 	r.awaitBoxes(chaosBoxes)
-	eventually(t, soon, r.allOffered)
+	eventually(t, patience, r.allOffered) // they return within 5 s and are dialled back, once more where that fails
 	r.pause(10 * time.Second)
 	cancel()
 	background.Wait()
@@ -212,7 +214,7 @@ func (r *chaosRun) repairNow(f fault, in *injected) {
 	in.healed = time.Now()
 	r.tell(in)
 	if in.box >= 0 {
-		r.checks.Go(func() { in.comparison = r.ledger.compare(in.who) })
+		r.checks.Go(func() { in.comparison = r.ledger.compare(in.who, true) })
 	}
 }
 
@@ -250,7 +252,7 @@ func (r *chaosRun) allOffered() error {
 func (l *ledger) compareAll(boxes []*daemon) comparison {
 	var c comparison
 	for _, b := range boxes {
-		c.add(l.compare(b.addr))
+		c.add(l.compare(b.addr, false))
 	}
 	return c
 }

@@ -56,10 +56,10 @@ func (c *crowd) leave(t *testing.T) {
 	c.left = time.Now()
 	c.signal(syscall.SIGINT)
 	if status := c.exit(t, leave); status != 0 {
-		t.Errorf("%s ended with status %d: %s", c.name, status, c.log.tail(5))
+		fails(t, "%s ended with status %d: %s", c.name, status, c.log.tail(5))
 	}
 	if err := json.Unmarshal([]byte(c.out.String()), &c.summary); err != nil {
-		t.Errorf("%s: %v in what they tell: %s", c.name, err, c.out.tail(5))
+		fails(t, "%s: %v in what they tell: %s", c.name, err, c.out.tail(5))
 	}
 }
 
@@ -71,20 +71,20 @@ func allEvents(t *testing.T, crowds []*crowd) []seenEvent {
 	for _, c := range crowds {
 		file, err := os.Open(c.events)
 		if err != nil {
-			t.Fatal(err)
+			ends(t, "%v", err)
 		}
 		defer file.Close()
 		lines := bufio.NewScanner(file)
 		for lines.Scan() {
 			e := seenEvent{policy: c.policy, left: c.left}
 			if err := json.Unmarshal(lines.Bytes(), &e.Event); err != nil {
-				t.Fatalf("%s: %v in %s", c.events, err, lines.Text())
+				ends(t, "%s: %v in %s", c.events, err, lines.Text())
 			}
 			e.viewer = first + e.Viewer
 			list = append(list, e)
 		}
 		if err := lines.Err(); err != nil {
-			t.Fatalf("%s: %v", c.events, err)
+			ends(t, "%s: %v", c.events, err)
 		}
 		first += c.size
 	}

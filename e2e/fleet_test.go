@@ -57,7 +57,7 @@ func (d *daemon) start() {
 	d.at.enter(func() { d.process = begin(d.t, d.name, cmd, d.stop) })
 	line := d.says(d.t, soon, " listen=", " id=")
 	if id := attribute(line, "id"); d.id != "" && d.id != id {
-		d.t.Errorf("%s was %s and is %s after a restart", d.name, d.id, id)
+		fails(d.t, "%s was %s and is %s after a restart", d.name, d.id, id)
 	} else {
 		d.id = id
 	}
@@ -72,7 +72,7 @@ func (d *daemon) stop(p *process) {
 	d.t.Helper()
 	p.signal(syscall.SIGTERM)
 	if status := p.exit(d.t, leave); status != 0 {
-		d.t.Errorf("%s ended with status %d after SIGTERM, want 0", d.name, status)
+		fails(d.t, "%s ended with status %d after SIGTERM, want 0", d.name, status)
 	}
 }
 

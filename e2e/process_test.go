@@ -39,12 +39,13 @@ type process struct {
 // it to leave; nil kills it.
 func begin(t *testing.T, name string, cmd *exec.Cmd, ending func(*process)) *process {
 	t.Helper()
+	tellReasons(t) // before the first process's cleanup is registered, so behind its log
 	p := &process{name: name, cmd: cmd, done: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = &p.out, &p.log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = 5 * time.Second // a grandchild may hold the pipes
 	if err := cmd.Start(); err != nil {
-		t.Fatalf("%s does not start: %v", name, err)
+		ends(t, "%s does not start: %v", name, err)
 	}
 	go func() {
 		_ = cmd.Wait() // ProcessState has what there is to know
@@ -109,7 +110,7 @@ func (p *process) exit(t *testing.T, within time.Duration) int {
 		case <-p.done:
 		case <-time.After(5 * time.Second):
 		}
-		t.Fatalf("%s still runs after %v", p.name, within)
+		ends(t, "%s still runs after %v", p.name, within)
 	}
 	return p.cmd.ProcessState.ExitCode()
 }
@@ -206,7 +207,7 @@ type fatal struct{ error }
 func eventually(t *testing.T, within time.Duration, f func() error) {
 	t.Helper()
 	if err := awaiting(t, within, f); err != nil {
-		t.Fatalf("after %v: %v", within, err)
+		ends(t, "after %v: %v", within, err)
 	}
 }
 

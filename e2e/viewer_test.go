@@ -107,7 +107,7 @@ func judgeStalls(t *testing.T, who string, n int, length time.Duration) {
 		t.Log(told + ": not judged")
 		return
 	}
-	t.Error(told)
+	fails(t, "%s", told)
 }
 
 // overloaded reports whether stalls would be the machine's.
