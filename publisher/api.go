@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -60,10 +61,11 @@ type Streams struct {
 	Totals  Totals         `json:"totals"`
 }
 
-// StreamStatus is a stream and the URL that plays it.
+// StreamStatus is a stream, the URL that plays it, and what of its upload is planned.
 type StreamStatus struct {
 	URL string `json:"url"`
 	stream.Status
+	Upload []placement.StreamPlan `json:"upload"`
 }
 
 // BoxCount counts boxes.
@@ -84,6 +86,9 @@ func (p *Publisher) Totals() Totals {
 	return Totals{Placing: p.placement.Totals(), Tasks: p.queue.Totals(), Viewers: p.front.Totals()}
 }
 
+// Plans returns what is planned for each rendition.
+func (p *Publisher) Plans() []placement.StreamPlan { return p.placement.Plans() }
+
 // Boxes counts the boxes.
 func (p *Publisher) Boxes() BoxCount {
 	return BoxCount{Up: p.placement.Up(), Known: len(p.fleet.Boxes())}
@@ -91,17 +96,28 @@ func (p *Publisher) Boxes() BoxCount {
 
 func (p *Publisher) getStreams(w http.ResponseWriter, r *http.Request) error {
 	s := Streams{ID: p.id, Streams: []StreamStatus{}, Boxes: p.Boxes(), Totals: p.Totals()}
+	plans := p.placement.Plans()
 	for _, name := range p.order {
 		status := p.streams[name].Status()
 		if access.Check(r, access.ReadAPI, p.cfg.TrustedProxies) != nil {
 			status.Problem = "" // it may name directories of this machine
 		}
 		s.Streams = append(s.Streams, StreamStatus{
-			URL: front.BaseURL(r, p.cfg.PublicURL) + "/live/" + string(name) + "/index.m3u8", Status: status,
+			URL: front.BaseURL(r, p.cfg.PublicURL) + "/live/" + string(name) + "/index.m3u8", Status: status, Upload: plansOf(plans, name),
 		})
 	}
 	w.Header().Set("Access-Control-Allow-Origin", "*")
 	return answer(w, http.StatusOK, s)
+}
+
+func plansOf(all []placement.StreamPlan, name id.StreamName) []placement.StreamPlan {
+	own := []placement.StreamPlan{}
+	for _, plan := range all {
+		if strings.HasPrefix(plan.Rendition, string(name)+"/") {
+			own = append(own, plan)
+		}
+	}
+	return own
 }
 
 // boxes is the answer of GET /api/v1/boxes.
@@ -213,6 +229,9 @@ func (p *Publisher) registerMetrics(r *prometheus.Registry) {
 		r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "dandelion", Subsystem: "publisher", Name: name, Help: help}, func() float64 { return float64(f()) }))
 	}
 	gauge("boxes_up", "Boxes that files can be pushed to now.", func() float64 { return float64(p.placement.Up()) })
+	gauge("viewers", "Viewers of live segments.", func() float64 { return float64(p.placement.Watching()) })
+	gauge("upload_short_bytes", "Bytes per second of viewers that boxes have no upload for.", p.placement.Short)
+	gauge("granted_bytes", "Bytes per second of upload that boxes have granted.", p.placement.Granted)
 	gauge("connections", "Connections of viewers and of who uses the API.", func() float64 { all, _ := p.conns.Count(); return float64(all) })
 	count("connections_refused_total", "Connections that found no place: closed, or told to come back.", p.refusedConns.Load)
 	count("connections_gave_way_total", "Connections that waited and were closed for new ones.", p.closedConns.Load)
@@ -238,6 +257,8 @@ func (p *Publisher) registerMetrics(r *prometheus.Registry) {
 	count("records_unwritten_total", "Records whose key in Redis cannot be written; the log names it.", func() int64 { return records.Totals().Unwritten })
 	count("claims_contradicted_total", "What boxes said they hold, and the own file or Redis says otherwise.", func() int64 { return records.Totals().Contradicted })
 	count("redirects_total", "Viewers sent to boxes.", func() int64 { return p.front.Totals().Redirects })
+	count("bounced_total", "Viewers that a box over its limit sent back.", func() int64 { return p.front.Totals().Bounced })
+	count("turned_away_total", "Requests of new viewers that neither boxes nor the origin had upload for.", func() int64 { return p.front.Totals().TurnedAway })
 	count("origin_files_total", "Files that the origin answered with itself.", func() int64 { return p.front.Totals().OriginFiles })
 	count("origin_bytes_total", "Bytes of files that the origin sent.", func() int64 { return p.front.Totals().OriginBytes })
 	count("playlists_total", "Playlists answered.", func() int64 { return p.front.Totals().Playlists })

@@ -102,6 +102,8 @@ type Placement struct {
 
 	rates    atomic.Pointer[map[string]Rendition] // by name
 	crowds   map[string]*crowd                    // replan's
+	budgeted map[string]bool                      // renditions whose budget was said; likewise
+	watching atomic.Int64
 	requests requests
 
 	repair  chan struct{}
@@ -146,6 +148,7 @@ func New(cfg Config) *Placement {
 		flights:  map[string]*flight{},
 		said:     map[string]string{},
 		crowds:   map[string]*crowd{},
+		budgeted: map[string]bool{},
 		bulk:     map[id.Path]int{},
 		requests: newRequests(),
 		resting:  map[id.Path]time.Time{},

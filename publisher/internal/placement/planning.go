@@ -89,6 +89,12 @@ func (p *Placement) replan(now time.Time) (changed bool) {
 			}
 		}
 	}
+	all := 0
+	for _, n := range viewers {
+		all += n
+	}
+	p.watching.Store(int64(all))
+	p.budget(known)
 	before := p.plan
 	p.plan = plan.Make(boxes, renditions, p.cfg.FirstCopies, before)
 	for name, h := range p.plan.Holders {
@@ -99,6 +105,40 @@ func (p *Placement) replan(now time.Time) (changed bool) {
 		m.wanted.Store(int64(math.Ceil(p.plan.Wanted[box])))
 	}
 	return changed
+}
+
+// budget says once for each rendition what the publisher's own upload is for, when its bitrate is
+// known. The caller holds the lock.
+func (p *Placement) budget(known map[string]Rendition) {
+	for name := range p.budgeted {
+		if _, live := known[name]; !live {
+			delete(p.budgeted, name)
+		}
+	}
+	for name, r := range known {
+		if p.budgeted[name] {
+			continue
+		}
+		p.budgeted[name] = true
+		copies := max(p.cfg.FirstCopies, 1)
+		first := r.Rate * float64(copies)
+		if p.cfg.Uplink <= 0 {
+			p.log.Info("upload of a rendition: publisher.upload_limit is not set, and the line is taken to carry what it must", "rendition", name, "bitrate", rateText(r.Rate), "first_copies", copies, "needs", rateText(first))
+			continue
+		}
+		all := 0.0
+		for _, other := range known {
+			all += other.Rate * float64(copies)
+		}
+		left := p.cfg.Uplink - all
+		if left < 0 {
+			p.log.Error("the renditions need more upload than the publisher has: segments will be late; lower their bitrates, or leave one out",
+				"rendition", name, "bitrate", rateText(r.Rate), "first_copies", copies, "upload_limit", rateText(p.cfg.Uplink), "missing", rateText(-left))
+			continue
+		}
+		p.log.Info("upload of a rendition", "rendition", name, "bitrate", rateText(r.Rate), "upload_limit", rateText(p.cfg.Uplink), "first_copies", copies,
+			"needs", rateText(first), "left_for_viewers", rateText(left), "viewers_without_boxes", plan.Slots(p.OriginLimit(), r.Rate))
+	}
 }
 
 // planBox is what a plan needs to know of the box, but for its score.
@@ -211,6 +251,26 @@ func (p *Placement) Scarce() bool {
 		load += u.Viewers
 	}
 	return load+p.plan.Short() > limit
+}
+
+// Watching is how many viewers watch, or wait for a place.
+func (p *Placement) Watching() int { return int(p.watching.Load()) }
+
+// Short is what boxes have no upload for, bytes/s.
+func (p *Placement) Short() float64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.plan.Short()
+}
+
+// Granted is what all boxes grant, bytes/s.
+func (p *Placement) Granted() (total float64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, m := range p.members {
+		total += float64(m.link.Standing().Grant)
+	}
+	return total
 }
 
 // StreamPlan is what a plan says of a rendition.
