@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"dandelion/box/internal/capacity"
 	"dandelion/box/internal/edge"
 	"dandelion/box/internal/ingest"
 	"dandelion/box/internal/report"
@@ -45,7 +46,8 @@ type Box struct {
 	edgeListener net.Listener // nil: none
 	places       *geo.DB
 	store        *segstore.Store
-	records      *records // nil: nobody could read them
+	records      *records       // nil: nobody could read them
+	line         *capacity.Line // nil: the configuration says what the line can send
 	limiter      *uplink.Limiter
 	upload       upload
 	ingest       *ingest.Service
@@ -118,7 +120,7 @@ func (b *Box) wire(redis state.Config) {
 	reportConfig := report.Config{
 		Box: b.id, Host: b.publicHost, Port: b.publicPort, EdgePort: edgePort, LocalPort: edgeLocal,
 		Entrances: b.cfg.Entrances, Insecure: b.cfg.InsecureTLS, Interval: b.cfg.ReportInterval.Std(),
-		DataDir: b.cfg.DataDir, Usage: b.store.Usage, Registerer: b.metrics, Log: b.log,
+		DataDir: b.cfg.DataDir, Usage: b.store.Usage, Capacity: b.knownCapacity, Registerer: b.metrics, Log: b.log,
 	}
 	if b.places != nil {
 		reportConfig.Locate = b.places.Lookup
@@ -134,16 +136,21 @@ func (b *Box) wire(redis state.Config) {
 	}
 	var viewers int
 	ingestConfig.Limits.Connections, viewers = shares(openFiles(b.log))
-	b.limiter = uplink.New(int64(b.cfg.UploadLimit.Or(0).BytesPerSecond()))
+	b.openLine()
+	reportConfig.Sent = b.limiter.Sent
 	b.upload = b.newUpload()
 	ingestConfig.Uplink, ingestConfig.Owner = b.upload, b.owner()
 	b.ingest = ingest.New(ingestConfig)
-	b.edge = edge.New(edge.Config{Store: b.store, Registerer: b.metrics, Log: b.log, MaxConns: viewers})
+	b.edge = edge.New(edge.Config{
+		Store: b.store, Registerer: b.metrics, Log: b.log, MaxConns: viewers,
+		Box: b.id, Uplink: b.limiter, Line: b.line, FrontURL: b.ingest.FrontURL,
+	})
 	b.report = report.New(reportConfig)
 	if b.records != nil {
 		b.records.sessions = b.ingest.Sessions
 	}
 	newStorageMetrics(b.metrics, b.store)
+	newUploadMetrics(b.metrics, b)
 }
 
 func port(ln net.Listener) int { return ln.Addr().(*net.TCPAddr).Port }
@@ -191,6 +198,7 @@ type Totals struct {
 	TakenBytes     int64  `json:"taken_bytes"`
 	ServedRequests uint64 `json:"served_requests"` // of viewers
 	ServedBytes    uint64 `json:"served_bytes"`
+	Bounced        uint64 `json:"bounced"`       // of them, requests sent away because the upload was used up
 	RelayedBytes   int64  `json:"relayed_bytes"` // passed on to other boxes
 	Files          int    `json:"files"`         // held now
 	UsedBytes      int64  `json:"used_bytes"`
@@ -202,6 +210,7 @@ func (b *Box) Totals() Totals {
 	taken, used := b.ingest.Totals(), b.store.Usage()
 	t.TakenFiles, t.TakenBytes = taken.Files, taken.Bytes
 	t.ServedRequests, t.ServedBytes = b.edge.Totals()
+	t.Bounced = b.edge.Bounced()
 	t.RelayedBytes = b.upload.relay.Sent()
 	t.Files, t.UsedBytes = used.Live.Files+used.Data.Files, used.Live.Used+used.Data.Used
 	return t

@@ -50,6 +50,7 @@ func testConfig(t testing.TB) Config {
 	cfg.Listen = "127.0.0.1:0"
 	cfg.DataDir, cfg.LiveDir = filepath.Join(t.TempDir(), "data"), filepath.Join(t.TempDir(), "live")
 	cfg.StorageLimit, cfg.LiveLimit = config.Fixed(64*config.MB), config.Fixed(64*config.MB)
+	cfg.UploadCapacity, cfg.UploadLimit = config.Fixed(config.Gbit), config.Fixed(config.Gbit)
 	return cfg
 }
 

@@ -36,8 +36,9 @@ func (b *Box) newUpload() upload {
 	}
 }
 
-// available is what of the upload may be promised now, bytes/s.
-func (b *Box) available() int64 { return b.limiter.Rate() }
+// available is what of the upload may be promised now, bytes/s: what else the household sends
+// comes first.
+func (b *Box) available() int64 { return max(0, b.limiter.Rate()-b.report.OtherUpload()) }
 
 func (b *Box) owner() ingest.Owner {
 	refused, favoured := wishes(b.cfg.Refuse), wishes(b.cfg.Favour)

@@ -101,6 +101,7 @@ type apiBox struct {
 	Reachable string           `json:"reachable"` // one sentence for people
 	Entrances []report.Status  `json:"entrances"`
 	Storage   map[string]usage `json:"storage"` // "live" and "data"
+	Upload    uploadState      `json:"upload"`
 	Totals    Totals           `json:"totals"`
 	Sessions  []ingest.Info    `json:"sessions"`
 }
@@ -134,6 +135,7 @@ func (b *Box) api(w http.ResponseWriter, r *http.Request) error {
 		ID: b.id, Version: config.Version(), Listen: b.listener.Addr().String(),
 		Entrances: b.report.Entrances(),
 		Storage:   map[string]usage{"live": usageOf(used.Live), "data": usageOf(used.Data)},
+		Upload:    b.uploadState(),
 		Totals:    b.Totals(), Sessions: b.ingest.Sessions(),
 	}
 	answer.Reachable = reachability(answer.Entrances)

@@ -136,7 +136,7 @@ func (f *fleet) addBoxAt(public string) *daemon {
 	f.t.Helper()
 	name := fmt.Sprintf("box%d", len(f.boxes)+1)
 	dir := filepath.Join(f.dir, name)
-	b := newDaemon(f.t, "run_box", name, dir, fmt.Sprintf("box:\n  public_address: %q\n  data_dir: %q\n  live_dir: %q\n  entrances: [%q]\n",
+	b := newDaemon(f.t, "run_box", name, dir, fmt.Sprintf("box:\n  public_address: %q\n  data_dir: %q\n  live_dir: %q\n  upload_capacity: 1Gbit/s\n  upload_limit: 1Gbit/s\n  entrances: [%q]\n",
 		public, filepath.Join(dir, "data"), filepath.Join(dir, "live"), f.entrance.url()))
 	if b.public = public; public == "127.0.0.1" {
 		b.public = b.addr

@@ -95,6 +95,7 @@ func Start(tb testing.TB, o Options) *Fleet {
 		b.cfg.Listen, b.cfg.PublicAddress = "127.0.0.1:0", b.Link.Addr()
 		b.cfg.DataDir, b.cfg.LiveDir = filepath.Join(f.dir, b.name), filepath.Join(f.dir, b.name+"-live")
 		b.cfg.Entrances, b.cfg.ReportInterval = urls, config.Second
+		b.cfg.UploadCapacity, b.cfg.UploadLimit = config.Fixed(config.Gbit), config.Fixed(config.Gbit)
 		if o.Box != nil {
 			o.Box(i, &b.cfg)
 		}

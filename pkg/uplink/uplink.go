@@ -259,6 +259,15 @@ func (f *Flow) leave() {
 	f.l.serve(time.Now())
 }
 
+// Spend counts n bytes that are sent whatever the limit is: Sent, Now and Peak have them, and the turns
+// of others do not change.
+func (f *Flow) Spend(n int64) {
+	l := f.l
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.meter.add(time.Now(), max(0, n))
+}
+
 // Return gives back n bytes that Take gave and that were not sent: others may send them, within
 // what may be given out at once. It may be called after Close.
 func (f *Flow) Return(n int64) {

@@ -369,6 +369,22 @@ func TestReturn(t *testing.T) {
 	})
 }
 
+// TestSpend: what is sent beside the limit is counted and takes nothing from the others.
+func TestSpend(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := New(80_000)
+		f := l.Open(1)
+		f.Spend(1 << 20)
+		if n, err := f.Take(t.Context(), 1000); n != 1000 || err != nil {
+			t.Error(n, err)
+		}
+		if l.Sent() != 1000+1<<20 || l.Now() != l.Sent() || l.Peak() != l.Sent() {
+			t.Errorf("sent %d, now %d, peak %d", l.Sent(), l.Now(), l.Peak())
+		}
+	})
+}
+
 // TestPeak: the peak is of one second, and is forgotten after a minute.
 func TestPeak(t *testing.T) {
 	t.Parallel()

@@ -23,7 +23,8 @@ import (
 // reports the CPU of both server processes per GB, and their ratio (performance.md: at most 1.1 at
 // 50 connections, 1.3 at 500). Both use sendfile and both account for each delivery: nginx in its
 // access log; without tcp_nopush, which cost it more. Connections are kept, as players keep them.
-// One iteration is about 0.5 to 1 GB from each.
+// One iteration is about 0.5 to 1 GB from each. A third server has a limit of upload far above what it
+// can send: what the limit itself costs.
 func BenchmarkServeBesideNginx(b *testing.B) {
 	nginx, err := exec.LookPath("nginx")
 	if err != nil {
@@ -31,8 +32,9 @@ func BenchmarkServeBesideNginx(b *testing.B) {
 	}
 	dir := shortDir(b)
 	live, data := filepath.Join(dir, "live"), filepath.Join(dir, "data")
+	live2, data2 := filepath.Join(dir, "live2"), filepath.Join(dir, "data2")
 	paths := make(map[int]string)
-	func() {
+	fill := func(live, data string) {
 		s, err := segstore.Open(segstore.Config{LiveDir: live, DataDir: data, LiveLimit: 1 << 30, StorageLimit: 1 << 30}, slog.New(slog.DiscardHandler))
 		if err != nil {
 			b.Fatal(err)
@@ -44,29 +46,36 @@ func BenchmarkServeBesideNginx(b *testing.B) {
 			put(b, s, p, segstore.LiveTTL, body)
 			paths[mb] = "/" + string(pub) + p
 		}
-	}()
-	ours, oursURL, _ := startChild(b, live, data)
+	}
+	fill(live, data)
+	fill(live2, data2)
+	ours, oursURL, _ := startChild(b, live, data, 0)
+	limited, limitedURL, _ := startChild(b, live2, data2, 10<<30)
 	worker, nginxURL := startNginx(b, nginx, dir, live)
 
 	for _, bb := range []struct{ mb, conns, requests int }{{1, 50, 500}, {6, 50, 100}, {1, 500, 1000}} {
 		b.Run(fmt.Sprintf("size=%dMB/conns=%d", bb.mb, bb.conns), func(b *testing.B) {
 			size := bb.mb << 20
-			toOurs, toNginx := dial(b, oursURL, bb.conns), dial(b, nginxURL, bb.conns)
+			toOurs, toLimited, toNginx := dial(b, oursURL, bb.conns), dial(b, limitedURL, bb.conns), dial(b, nginxURL, bb.conns)
 			load := func(conns []net.Conn) { fetch(b, conns, paths[bb.mb], bb.requests, size) }
 			load(toOurs)
+			load(toLimited)
 			load(toNginx)
-			var oursCPU, nginxCPU time.Duration
+			var oursCPU, limitedCPU, nginxCPU time.Duration
 			var gb float64
 			for b.Loop() {
-				ours0, nginx0 := cpuOf(b, ours.Pid), cpuOf(b, worker)
+				ours0, limited0, nginx0 := cpuOf(b, ours.Pid), cpuOf(b, limited.Pid), cpuOf(b, worker)
 				load(toOurs)
+				load(toLimited)
 				load(toNginx)
+				limitedCPU += cpuOf(b, limited.Pid) - limited0
 				oursCPU += cpuOf(b, ours.Pid) - ours0
 				nginxCPU += cpuOf(b, worker) - nginx0
 				gb += float64(bb.requests) * float64(size) / 1e9
 			}
 			b.ReportMetric(oursCPU.Seconds()/gb, "cpu-s/GB")
 			b.ReportMetric(nginxCPU.Seconds()/gb, "nginx-cpu-s/GB")
+			b.ReportMetric(limitedCPU.Seconds()/gb, "limited-cpu-s/GB")
 			b.ReportMetric(oursCPU.Seconds()/nginxCPU.Seconds(), "cpu/nginx")
 		})
 	}

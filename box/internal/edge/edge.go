@@ -1,7 +1,7 @@
 // Package edge serves a box's files to viewers over HTTP, and says of each request what was
-// really sent. It owns the viewers' side of HTTP: ranges, caching, CORS, content types, and what a
-// slow viewer may cost. It knows nothing of publishers' sessions, of limits on the disk, or of
-// who is told about deliveries.
+// really sent. It owns the viewers' side of HTTP: ranges, caching, CORS, content types, what a
+// slow viewer may cost, and who is sent away because the upload is used up. It knows nothing of
+// publishers' sessions, of limits on the disk, or of who is told about deliveries.
 package edge
 
 import (
@@ -15,14 +15,17 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"dandelion/box/internal/capacity"
 	"dandelion/box/internal/segstore"
 	"dandelion/pkg/conns"
 	"dandelion/pkg/id"
+	"dandelion/pkg/uplink"
 )
 
 // Defaults of Config.
@@ -39,7 +42,14 @@ type Config struct {
 	Registerer prometheus.Registerer // nil: no metrics
 	Log        *slog.Logger
 
-	MinRate    int64         // bytes/s; a viewer that takes less over RateWindow is cut off; 0: DefaultMinRate
+	Box      id.BoxID                        // said to fronts
+	Uplink   *uplink.Limiter                 // what answers may send; nil: no limit
+	Line     *capacity.Line                  // learns from answers; nil: nobody does
+	FrontURL func(pub id.PublisherID) string // where the publisher takes viewers in; "": not known; nil: never known
+
+	// MinRate, in bytes/s, is what a viewer must take over RateWindow or be cut off. Time in which it
+	// waits for Uplink does not count. 0: DefaultMinRate.
+	MinRate    int64
 	RateWindow time.Duration // 0: DefaultRateWindow
 	MaxConns   int           // connections of all Servers at once; 0: DefaultMaxConns
 }
@@ -64,6 +74,8 @@ type Edge struct {
 	metrics  metrics
 	requests atomic.Uint64
 	bytes    atomic.Uint64
+	bounced  atomic.Uint64
+	admit    sync.Mutex // one answer at a time looks whether there is upload for it and takes its part
 	conns    *conns.Limit
 	servers  []*http.Server
 }
@@ -83,6 +95,9 @@ func New(cfg Config) *Edge {
 
 // Totals returns the requests answered and the body bytes sent since New.
 func (e *Edge) Totals() (requests, bytes uint64) { return e.requests.Load(), e.bytes.Load() }
+
+// Bounced returns how many requests were sent away since New because the upload was used up.
+func (e *Edge) Bounced() uint64 { return e.bounced.Load() }
 
 // Handler answers /<publisher-id>/<path>, and 404 for everything else. Mount it on what Server
 // returns: without the write deadlines of a real connection a slow viewer is not cut off.
@@ -172,8 +187,14 @@ func (e *Edge) serveFile(w *response, r *http.Request, d *Delivery) {
 		h.Set("Content-Security-Policy", "sandbox")
 	}
 	h.Set("Content-Type", kind)
+	if e.cfg.Uplink != nil && r.Method == http.MethodGet {
+		w.admit = func(n int64) bool { return e.takePart(w, r, entry.Plays, n) }
+	}
 	// No modification time: the ETag is exact, a date only to the second.
 	http.ServeContent(w, r, "", time.Time{}, f)
+	if w.turnedAway {
+		e.bounce(w, r, pub, p)
+	}
 }
 
 // split takes a request's path, unescaped once, apart.

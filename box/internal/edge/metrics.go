@@ -13,6 +13,7 @@ type metrics struct {
 	aborted    prometheus.Counter
 	refused    prometheus.Counter
 	idleClosed prometheus.Counter
+	bounced    prometheus.Counter
 }
 
 func newMetrics(e *Edge, reg prometheus.Registerer) metrics {
@@ -32,9 +33,12 @@ func newMetrics(e *Edge, reg prometheus.Registerer) metrics {
 		idleClosed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "dandelion_edge_idle_closed_total", Help: "Connections without a request that gave their place to a new one.",
 		}),
+		bounced: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "dandelion_edge_bounced_total", Help: "Requests sent away because the upload was used up: back to the publisher, or told to come later.",
+		}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.requests, m.bytes, m.aborted, m.refused, m.idleClosed, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		reg.MustRegister(m.requests, m.bytes, m.aborted, m.refused, m.idleClosed, m.bounced, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "dandelion_edge_connections", Help: "Open connections, without those that became websockets.",
 		}, func() float64 { all, _ := e.conns.Count(); return float64(all) }))
 	}

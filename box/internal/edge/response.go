@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -11,35 +12,83 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"dandelion/box/internal/capacity"
 	"dandelion/pkg/conns"
+	"dandelion/pkg/uplink"
 )
 
-// response counts what an answer sends and cuts slow viewers off. It forwards ReadFrom with the
-// *os.File visible to it, and all of it at once, so that the kernel copies from file to socket
-// (sendfile; a test asserts it): each call more wakes the viewer once more, and four per MB cost
-// a quarter of the CPU.
+// response counts what an answer sends, lets it wait for its turn, and cuts slow viewers off. It
+// forwards ReadFrom with the *os.File visible to it, and all at once that the upload allows, so
+// that the kernel copies from file to socket (sendfile; a test asserts it): each call more wakes the
+// viewer once more, and four per MB cost a quarter of the CPU.
 type response struct {
 	http.ResponseWriter
 	control *http.ResponseController
 	least   int64         // bytes that a viewer must take within window
 	window  time.Duration // see least
 	status  int
-	sent    int64 // body bytes
-	err     error // the first one of writing
-	due     int64 // sent must have reached it when the window ends; 0: no window yet
+	sent    int64         // body bytes
+	err     error         // the first one of writing
+	due     int64         // sent must have reached it when the window ends; 0: no window yet
+	left    time.Duration // of the window; only time in which the viewer could take bytes goes by
+
+	admit      func(n int64) bool // asked before a file's n bytes are answered; nil: all are
+	turnedAway bool               // admit said no: nothing was written
+	ctx        context.Context    // of the request, with flow
+	flow       *uplink.Flow       // nil: no limit
+	transfer   *capacity.Transfer
 }
 
 func newResponse(rw http.ResponseWriter, least int64, window time.Duration) *response {
 	return &response{ResponseWriter: rw, control: http.NewResponseController(rw), least: least, window: window}
 }
 
-// extend gives the viewer another window. A writer without deadlines (a test's) has no viewer.
-func (w *response) extend() {
-	w.due = w.sent + w.least
-	w.control.SetWriteDeadline(time.Now().Add(w.window))
+// takePart makes the body of size bytes, which is written from now on, a transfer of the upload.
+func (w *response) takePart(r *http.Request, flow *uplink.Flow, line *capacity.Line, size int64) {
+	w.ctx, w.flow, w.transfer = r.Context(), flow, line.Begin(conns.Of(r), size)
+}
+
+// turn waits until some of want bytes may be sent, and returns how many.
+func (w *response) turn(want int64) (int64, error) {
+	if w.flow == nil {
+		return want, nil
+	}
+	if n := w.transfer.Ahead(want); n > 0 {
+		w.flow.Spend(n)
+		return n, nil
+	}
+	return w.flow.Take(w.ctx, want)
+}
+
+// giveBack returns what turn allowed and the viewer did not take.
+func (w *response) giveBack(n int64) {
+	if w.flow != nil {
+		w.flow.Return(n)
+	}
+}
+
+// timed lets write send to the viewer within what is left of its window, and gives it another one
+// when it took enough. A writer without deadlines (a test's) has no viewer.
+func (w *response) timed(write func() (int64, error)) (int64, error) {
+	if w.due == 0 || w.sent >= w.due {
+		w.due, w.left = w.sent+w.least, w.window
+	}
+	began := time.Now()
+	w.control.SetWriteDeadline(began.Add(w.left))
+	n, err := write()
+	w.left -= time.Since(began)
+	w.sent += n
+	return n, err
 }
 
 func (w *response) WriteHeader(status int) {
+	if w.admit != nil && (status == http.StatusOK || status == http.StatusPartialContent) {
+		size, _ := strconv.ParseInt(w.Header().Get("Content-Length"), 10, 64)
+		if !w.admit(size) {
+			w.turnedAway = true
+			return
+		}
+	}
 	if w.status == 0 {
 		w.status = status
 		if status >= 400 {
@@ -49,20 +98,34 @@ func (w *response) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-func (w *response) Write(b []byte) (int, error) {
-	if w.due == 0 || w.sent >= w.due { // many small writes share a window
-		w.extend()
+var errTurnedAway = errors.New("edge: no upload is left for this answer")
+
+func (w *response) Write(b []byte) (total int, err error) {
+	if w.turnedAway {
+		return 0, errTurnedAway
 	}
-	n, err := w.ResponseWriter.Write(b)
-	w.wrote(int64(n), err)
-	return n, err
+	for total < len(b) && err == nil {
+		var may int64
+		if may, err = w.turn(int64(len(b) - total)); err != nil {
+			break
+		}
+		var n int64
+		n, err = w.timed(func() (int64, error) {
+			n, err := w.ResponseWriter.Write(b[total : total+int(may)])
+			return int64(n), err
+		})
+		w.giveBack(may - n)
+		total += int(n)
+	}
+	w.wrote(err)
+	return total, err
 }
 
 // ReadFrom sends all of src.
 func (w *response) ReadFrom(src io.Reader) (total int64, err error) {
 	to, ok := w.ResponseWriter.(io.ReaderFrom)
 	limited, isLimited := src.(*io.LimitedReader)
-	if !ok || !isLimited {
+	if !ok || !isLimited || w.turnedAway {
 		return io.Copy(struct{ io.Writer }{w}, src)
 	}
 	file, ok := limited.R.(*os.File)
@@ -73,31 +136,39 @@ func (w *response) ReadFrom(src io.Reader) (total int64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	left := limited.N
-	for {
-		w.extend()
-		var n int64
-		n, err = to.ReadFrom(limited)
-		total += n
-		// At the deadline, a viewer that took enough gets another window.
-		if n < w.least || !errors.Is(err, os.ErrDeadlineExceeded) {
-			break
+	size, may := limited.N, int64(0)
+	for total < size {
+		if may == 0 {
+			if may, err = w.turn(size - total); err != nil {
+				break
+			}
 		}
-		limited.N = left - total
-		if _, err = file.Seek(start+total, io.SeekStart); err != nil {
+		limited.N = may
+		var n int64
+		n, err = w.timed(func() (int64, error) { return to.ReadFrom(limited) })
+		total += n
+		may -= n
+		// At the deadline, a viewer that took enough gets another window.
+		if errors.Is(err, os.ErrDeadlineExceeded) && w.sent >= w.due {
+			if _, err = file.Seek(start+total, io.SeekStart); err == nil {
+				continue
+			}
+		}
+		if err != nil || may > 0 { // the file is shorter than it was
 			break
 		}
 	}
-	w.wrote(total, err)
+	w.giveBack(may)
+	limited.N = size - total
+	w.wrote(err)
 	return total, err
 }
 
 // Unwrap lets http.ResponseController reach the connection.
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-func (w *response) wrote(n int64, err error) {
+func (w *response) wrote(err error) {
 	w.status = max(w.status, 200) // an implicit header
-	w.sent += n
 	if err != nil && w.err == nil {
 		w.err = err
 	}
@@ -117,8 +188,12 @@ func (w *response) fail(status int, text string) {
 const maxBuffered = 8 << 10
 
 // finish sends what is buffered, so that sent is true afterwards, and makes an aborted answer's
-// sent what the viewer's side has really accepted.
+// sent what the viewer's side has really accepted. It ends the answer's part of the upload.
 func (w *response) finish(r *http.Request) {
+	if w.flow != nil {
+		defer w.flow.Close()
+		defer w.transfer.End()
+	}
 	if err := w.control.Flush(); err != nil && w.err == nil && !errors.Is(err, http.ErrNotSupported) {
 		w.err = err
 		if w.sent <= maxBuffered {

@@ -88,6 +88,7 @@ func (ses *session) receive(br *bufio.Reader, p *pace) (*wire.FileHeader, segsto
 	}
 	w, err := ses.s.cfg.Store.Create(segstore.Meta{
 		Publisher: ses.owner(parsed), Path: header.Path, TTL: header.TTL, Size: header.Size, Digest: header.Digest,
+		Plays: header.Plays,
 	})
 	if err != nil {
 		return header, segstore.Entry{}, err

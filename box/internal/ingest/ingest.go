@@ -296,17 +296,18 @@ func (s *Service) with(pub id.PublisherID, feature wire.Feature) (found *session
 	return found
 }
 
-// FrontURL returns the door for viewers of a publisher that has a session; "" where it has none or did
-// not say. Any goroutine.
-func (s *Service) FrontURL(pub id.PublisherID) string {
+// FrontURL returns where the publisher takes viewers in, as it said when it opened its newest session;
+// "" where it has none or did not say.
+func (s *Service) FrontURL(pub id.PublisherID) (url string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var since time.Time
 	for ses := range s.sessions {
-		if ses.publisher == pub && ses.frontURL != "" {
-			return ses.frontURL
+		if ses.publisher == pub && ses.frontURL != "" && !ses.since.Before(since) {
+			url, since = ses.frontURL, ses.since
 		}
 	}
-	return ""
+	return url
 }
 
 // Info describes a publisher's accepted session.

@@ -378,3 +378,33 @@ func TestMemory(t *testing.T) { // not parallel: it counts what the whole proces
 type zeros struct{}
 
 func (zeros) ReadAt(b []byte, _ int64) (int, error) { clear(b); return len(b), nil }
+
+// TestFrontURL: the front is that of the publisher's newest session that named one.
+func TestFrontURL(t *testing.T) {
+	t.Parallel()
+	b := newBox(t, nil)
+	open := func(pub id.PublisherID, front string) *client {
+		c := b.dial()
+		c.text(wire.Publish{
+			Peer: wire.Peer{ID: string(pub), IP: "y", Type: wire.TypePublisher}, Command: wire.CommandPublish, FrontURL: front,
+		})
+		c.read()
+		return c
+	}
+	const first, second = "http://192.0.2.1:7071", "https://show.example.org/"
+	open(pubA, first)
+	open(pubA, "")
+	open(pubB, "")
+	if a, other := b.service.FrontURL(pubA), b.service.FrontURL(pubB); a != first || other != "" {
+		t.Errorf("%q and %q", a, other)
+	}
+	c := open(pubA, second)
+	if got := b.service.FrontURL(pubA); got != second {
+		t.Errorf("%q after a newer session", got)
+	}
+	c.old(`{"FILE_PATH":"/a.ts","DURATION":2.5}`, []byte("a"))
+	c.sync(pubA)
+	if e, ok := b.store.Get(pubA, "/a.ts"); !ok || e.Plays != 2500*time.Millisecond {
+		t.Errorf("%v, plays %v", ok, e.Plays)
+	}
+}

@@ -12,33 +12,40 @@ import (
 	"dandelion/pkg/netaddr"
 )
 
-// interfaceOf names the network interface that has the address, or else the one that the default
-// route leads through; "" where there is neither.
-func interfaceOf(local netip.Addr) string {
+// nic is a network interface.
+type nic struct {
+	name     string // "": none
+	loopback bool
+}
+
+// interfaceOf returns the network interface that has the address, or else the one that the default
+// route leads through; none where there is neither.
+func interfaceOf(local netip.Addr) nic {
 	if local.IsValid() {
 		all, err := net.Interfaces()
 		if err != nil {
 			all = nil
 		}
-		for _, nic := range all {
-			addrs, err := nic.Addrs()
+		for _, i := range all {
+			found := nic{name: i.Name, loopback: i.Flags&net.FlagLoopback != 0}
+			addrs, err := i.Addrs()
 			if err != nil {
 				continue
 			}
 			for _, a := range addrs {
 				if prefix, err := netip.ParsePrefix(a.String()); err == nil && prefix.Addr().Unmap() == local.Unmap().WithZone("") {
-					return nic.Name
+					return found
 				}
 			}
-			if netaddr.ScopeOf(local) == netaddr.Loopback && nic.Flags&net.FlagLoopback != 0 {
-				return nic.Name // 127.0.0.7 is on it too, though no interface lists it
+			if netaddr.ScopeOf(local) == netaddr.Loopback && found.loopback {
+				return found // 127.0.0.7 is on it too, though no interface lists it
 			}
 		}
 	}
 	if routes, err := os.ReadFile("/proc/net/route"); err == nil {
-		return defaultRoute(routes)
+		return nic{name: defaultRoute(routes)}
 	}
-	return ""
+	return nic{}
 }
 
 // defaultRoute finds the interface of the default route with the lowest metric in

@@ -41,6 +41,10 @@ type Config struct {
 	DataDir string // whose disk is reported
 	Usage   func() segstore.Usage
 	Locate  func(netip.Addr) (wire.GeoIP, bool)
+	// Capacity is what the line can send, in bytes/s (0: not known), Sent what the box sent since its
+	// start. nil: nobody knows.
+	Capacity func() int64
+	Sent     func() int64
 
 	Records    Records
 	Registerer prometheus.Registerer
@@ -92,7 +96,7 @@ func New(cfg Config) *Service {
 		owners:  make(map[id.EntranceID]*link),
 		changed: make(chan struct{}),
 	}
-	s.collector = collector{dataDir: cfg.DataDir, usage: cfg.Usage, log: cfg.Log, minAge: min(cfg.Interval/2, 2*time.Second)}
+	s.collector = collector{dataDir: cfg.DataDir, usage: cfg.Usage, capacity: cfg.Capacity, sent: cfg.Sent, log: cfg.Log, minAge: min(cfg.Interval/2, 2*time.Second)}
 	insecure := make(map[string]bool)
 	for _, raw := range cfg.Insecure {
 		if u, err := wire.ParseEntranceURL(raw); err == nil {
@@ -254,6 +258,17 @@ func (s *Service) carrier() (best netip.Addr) {
 		}
 	}
 	return best
+}
+
+// OtherUpload returns the bytes/s that the rest of the household sends: what goes out of the interface that
+// leads to the entrances, less what the box sends itself, over the last few seconds. 0 where that is
+// not known, and on loopback. It is cheap enough for every second; within half a second it
+// returns the same again. Without Config.Sent all counts as the household's.
+func (s *Service) OtherUpload() int64 {
+	s.mu.Lock()
+	carrier := s.carrier()
+	s.mu.Unlock()
+	return s.collector.otherUpload(carrier, time.Now())
 }
 
 func base(host string, port int) string {

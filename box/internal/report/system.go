@@ -25,10 +25,12 @@ const (
 // collector reads the system information. Rates and percentages are those of the time between
 // two samples, so nothing here waits and nothing is started for it.
 type collector struct {
-	dataDir string
-	usage   func() segstore.Usage
-	log     *slog.Logger
-	minAge  time.Duration // a sample younger than this is used again
+	dataDir  string
+	usage    func() segstore.Usage
+	capacity func() int64 // as Config has them
+	sent     func() int64
+	log      *slog.Logger
+	minAge   time.Duration // a sample younger than this is used again
 
 	mu      sync.Mutex
 	last    wire.System
@@ -37,10 +39,10 @@ type collector struct {
 	count   float64
 	cpu     cpu.TimesStat
 	hasCPU  bool
-	nic     string
+	nic     nic
 	nicOf   netip.Addr // whose address made the choice of nic
-	traffic psnet.IOCountersStat
-	hasNet  bool
+	traffic traffic    // at the last sample; without a NIC: none
+	other   other
 	said    map[string]bool // what could not be read, said once
 }
 
@@ -122,35 +124,103 @@ func (c *collector) readLoadAndMemory(sys *wire.System) {
 	}
 }
 
-func (c *collector) readNet(sys *wire.System, local netip.Addr, passed time.Duration) {
-	if c.nic == "" || local.IsValid() && local != c.nicOf {
-		nic := interfaceOf(local)
-		if nic != c.nic {
-			c.nic, c.hasNet = nic, false
-		}
-		c.nicOf = local
+// traffic is what the counters say at one moment.
+type traffic struct {
+	nic      nic
+	up, down uint64 // bytes through it
+	sent     int64  // bytes that the box sent
+}
+
+// choose makes the choice of the NIC for sessions that go out from local. c.mu is held.
+func (c *collector) choose(local netip.Addr) {
+	if c.nic.name == "" || local.IsValid() && local != c.nicOf {
+		c.nic, c.nicOf = interfaceOf(local), local
 	}
-	if c.nic == "" {
-		return
+}
+
+// readTraffic reads the counters of the NIC; without one they are of none. c.mu is held.
+func (c *collector) readTraffic(local netip.Addr) (t traffic) {
+	c.choose(local)
+	if c.nic.name == "" {
+		return t
 	}
 	all, err := psnet.IOCounters(true)
 	if c.failed("network traffic", err) {
-		return
+		return t
+	}
+	if c.sent != nil {
+		t.sent = c.sent()
 	}
 	for _, now := range all {
-		if now.Name != c.nic {
-			continue
+		if now.Name == c.nic.name {
+			t.nic, t.up, t.down = c.nic, now.BytesSent, now.BytesRecv
+			return t
 		}
-		was := c.traffic
-		// A counter that fell was reset, or is one of 32 bits that began anew.
-		if seconds := passed.Seconds(); c.hasNet && seconds > 0 && now.BytesSent >= was.BytesSent && now.BytesRecv >= was.BytesRecv {
-			sys.NetUp = float64(now.BytesSent-was.BytesSent) / seconds
-			sys.NetDown = float64(now.BytesRecv-was.BytesRecv) / seconds
+	}
+	c.nic = nic{} // gone: choose again next time
+	return t
+}
+
+// follows reports whether the counters went on from was. One that fell was reset, or is one of 32 bits that
+// began anew.
+func (t traffic) follows(was traffic) bool {
+	return t.nic.name != "" && t.nic == was.nic && t.up >= was.up && t.down >= was.down
+}
+
+func (c *collector) readNet(sys *wire.System, local netip.Addr, passed time.Duration) {
+	if c.capacity != nil {
+		if capacity := c.capacity(); capacity > 0 {
+			sys.NetCapacity = float64(capacity)
 		}
-		c.traffic, c.hasNet = now, true
+	}
+	now, was := c.readTraffic(local), c.traffic
+	c.traffic = now
+	seconds := passed.Seconds()
+	if !now.follows(was) || seconds <= 0 {
 		return
 	}
-	c.nic, c.hasNet = "", false // gone: choose again next time
+	sys.NetUp = float64(now.up-was.up) / seconds
+	sys.NetDown = float64(now.down-was.down) / seconds
+	if now.nic.loopback && c.sent != nil {
+		// What other programs say to each other on this machine takes nothing from the line.
+		sys.NetUp = float64(max(0, now.sent-was.sent)) / seconds
+	}
+}
+
+const (
+	// headers is what packets take beyond the bytes that the box counts.
+	headers = 1.03
+	// otherAge is how old OtherUpload's answer may be.
+	otherAge = 500 * time.Millisecond
+	// otherSmooth is over which time it is taken: what the box counts as sent waits in the kernel for
+	// a moment, and would look like the household's.
+	otherSmooth = 3 * time.Second
+)
+
+// other is the upload of the rest of the household.
+type other struct {
+	at      time.Time
+	traffic traffic
+	rate    float64 // bytes/s; below 0 while what the box counted has not left yet
+}
+
+// otherUpload is Service.OtherUpload at now.
+func (c *collector) otherUpload(local netip.Addr, now time.Time) int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	passed := now.Sub(c.other.at)
+	if passed >= otherAge {
+		was, t := c.other, c.readTraffic(local)
+		c.other.at, c.other.traffic = now, t
+		switch {
+		case t.nic.name == "" || t.nic.loopback || t.nic != was.traffic.nic:
+			c.other.rate = 0
+		case t.follows(was.traffic):
+			rate := (float64(t.up-was.traffic.up) - headers*float64(t.sent-was.traffic.sent)) / passed.Seconds()
+			c.other.rate += (rate - was.rate) * (1 - math.Exp(-passed.Seconds()/otherSmooth.Seconds()))
+		}
+	}
+	return int64(max(0, c.other.rate))
 }
 
 func (c *collector) readStorage(sys *wire.System) {

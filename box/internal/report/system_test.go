@@ -122,8 +122,8 @@ func threadTime(t *testing.T) time.Duration {
 func TestInterfaceOf(t *testing.T) {
 	t.Parallel()
 	for _, a := range []string{"127.0.0.1", "127.0.0.7"} {
-		if got := interfaceOf(netip.MustParseAddr(a)); got != "lo" {
-			t.Errorf("%s is on %q", a, got)
+		if got := interfaceOf(netip.MustParseAddr(a)); got != (nic{"lo", true}) {
+			t.Errorf("%s is on %v", a, got)
 		}
 	}
 	routes := `Iface	Destination	Gateway 	Flags	RefCnt	Use	Metric	Mask		MTU	Window	IRTT
@@ -139,5 +139,66 @@ eth0	0000A8C0	00000000	0001	0	0	100	00FFFFFF	0	0	0
 		if got := defaultRoute([]byte(none)); got != "" {
 			t.Errorf("%q: %q", none, got)
 		}
+	}
+}
+
+// TestOtherUpload: the rest of the household sends what the box does not, smoothed; loopback says nothing.
+func TestOtherUpload(t *testing.T) {
+	t.Parallel()
+	c := newCollector(t)
+	var sent int64
+	c.sent = func() int64 { return sent }
+	lo := netip.MustParseAddr("127.0.0.1")
+	now := time.Now()
+	c.otherUpload(lo, now)
+	throughLoopback(t, 1<<20)
+	if got := c.otherUpload(lo, now.Add(time.Second)); got != 0 {
+		t.Errorf("%d bytes/s on loopback", got)
+	}
+	// The same interface, were it none of this machine alone. What other tests send comes on top.
+	c.nic.loopback = false
+	now = now.Add(2 * time.Second)
+	c.otherUpload(lo, now)
+	throughLoopback(t, 30<<20)
+	now = now.Add(10 * time.Second)
+	high := c.otherUpload(lo, now)
+	if high < 2<<20 {
+		t.Errorf("30 MiB in 10 s are %d bytes/s", high)
+	}
+	throughLoopback(t, 30<<20)
+	if again := c.otherUpload(lo, now.Add(otherAge-1)); again != high {
+		t.Errorf("%d and %d at once", high, again)
+	}
+	sent = 1 << 40 // all was the box's own
+	if got := c.otherUpload(lo, now.Add(20*time.Second)); got != 0 {
+		t.Errorf("%d bytes/s where the box sent all", got)
+	}
+}
+
+// TestNetCapacity: it is reported where it is known; on loopback only what the box sends is its upload.
+func TestNetCapacity(t *testing.T) {
+	t.Parallel()
+	c := newCollector(t)
+	var capacity, sent int64
+	c.capacity, c.sent = func() int64 { return capacity }, func() int64 { return sent }
+	lo := netip.MustParseAddr("127.0.0.1")
+	start := time.Now()
+	if sys, _ := c.sample(lo, start); !math.IsNaN(sys.NetCapacity) {
+		t.Errorf("capacity %v, not known", sys.NetCapacity)
+	}
+	capacity, sent = 2_500_000, 4_000_000
+	throughLoopback(t, 10<<20)
+	if sys, _ := c.sample(lo, start.Add(4*time.Second)); sys.NetCapacity != 2_500_000 || sys.NetUp != 1_000_000 {
+		t.Errorf("capacity %v, upload %v", sys.NetCapacity, sys.NetUp)
+	}
+}
+
+// BenchmarkOtherUpload: it may be asked for every second on the smallest device.
+func BenchmarkOtherUpload(b *testing.B) {
+	c := newCollector(b)
+	now := time.Now()
+	for b.Loop() {
+		now = now.Add(time.Second)
+		c.otherUpload(netip.MustParseAddr("127.0.0.1"), now)
 	}
 }

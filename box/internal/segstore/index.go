@@ -25,7 +25,8 @@ type entry struct {
 	queue      uint8 // which of dir.queues holds it
 	key        int64 // its place there
 	pos        int32 // index in that heap; -1: no longer in the store
-	unverified bool  // may hold other bytes than the name says (see dir.unclean)
+	plays      time.Duration
+	unverified bool // may hold other bytes than the name says (see dir.unclean)
 }
 
 // publisher holds the files of one publisher, so that its ID is stored once.
@@ -156,7 +157,7 @@ func (e *entry) expired(now instant) bool {
 
 // public is the entry as callers see it. Expires is by the wall clock of now.
 func (e *entry) public(now instant) Entry {
-	p := Entry{Publisher: e.pub.id, Path: e.path, Digest: e.digest, Size: e.size, Stored: time.Unix(0, e.stored)}
+	p := Entry{Publisher: e.pub.id, Path: e.path, Digest: e.digest, Size: e.size, Stored: time.Unix(0, e.stored), Plays: e.plays}
 	switch e.queue {
 	case queueMono:
 		p.Expires = now.wall.Add(time.Duration(e.key - now.mono))

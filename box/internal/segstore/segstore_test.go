@@ -396,3 +396,39 @@ func TestOpenErrors(t *testing.T) {
 		}
 	}
 }
+
+// TestPlays: how long a file plays is known until the store is opened again, and once it is told anew.
+func TestPlays(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t)
+	const plays = 1500 * time.Millisecond
+	again := func(s *Store) Entry {
+		w, err := s.Create(Meta{Publisher: pubA, Path: "/a", TTL: time.Minute, Size: 1, Plays: plays})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Write([]byte("a"))
+		e, err := w.Commit()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	s := open(t, cfg)
+	if e := again(s); e.Plays != plays {
+		t.Errorf("stored: plays %v", e.Plays)
+	}
+	s.Close()
+	s = open(t, cfg)
+	if e, ok := s.Get(pubA, "/a"); !ok || e.Plays != 0 {
+		t.Errorf("opened again: %v, plays %v", ok, e.Plays)
+	}
+	if e := again(s); e.Plays != plays {
+		t.Errorf("stored again: plays %v", e.Plays)
+	}
+	f, e, err := s.Open(pubA, "/a")
+	if err != nil || e.Plays != plays {
+		t.Fatalf("opened: plays %v, %v", e.Plays, err)
+	}
+	f.Close()
+}

@@ -41,6 +41,7 @@ type Meta struct {
 	TTL       time.Duration // 0: until room is needed
 	Size      int64         // bytes; -1: unknown
 	Digest    id.Digest     // zero: unknown
+	Plays     time.Duration // how long it plays; 0: unknown
 }
 
 // Entry is a file in the store.
@@ -51,6 +52,7 @@ type Entry struct {
 	Size      int64     // bytes
 	Expires   time.Time // zero: kept until room is needed
 	Stored    time.Time
+	Plays     time.Duration // as in Meta; 0 of files that Open found
 }
 
 // Store is the segment store of one box. All methods may be called concurrently.

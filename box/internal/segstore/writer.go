@@ -289,7 +289,7 @@ func (w *Writer) commit() (Entry, error) {
 			return Entry{}, fmt.Errorf("sync: %w", err)
 		}
 	}
-	e := &entry{path: w.ownPath(), digest: digest, size: w.n, dir: w.d, unique: w.unique}
+	e := &entry{path: w.ownPath(), digest: digest, size: w.n, dir: w.d, unique: w.unique, plays: w.m.Plays}
 	err := w.retryNoSpace(func() error { return w.publish(e) })
 	if err != nil {
 		return Entry{}, err
@@ -369,6 +369,9 @@ func (s *Store) extend(m Meta, digest id.Digest, d *dir) (_ Entry, ok bool) {
 	if e == nil || e.digest != digest || e.unverified || e.expired(now) {
 		s.mu.Unlock()
 		return Entry{}, false
+	}
+	if m.Plays > 0 {
+		e.plays = m.Plays // found by the scan, it had none
 	}
 	if !e.outlivedBy(m.TTL, now) {
 		defer s.mu.Unlock()

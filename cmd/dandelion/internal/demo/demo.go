@@ -16,6 +16,7 @@ import (
 
 	"dandelion/box"
 	"dandelion/entrance"
+	"dandelion/pkg/config"
 	"dandelion/pkg/state"
 	"dandelion/pkg/watch"
 	"dandelion/publisher"
@@ -148,6 +149,7 @@ func (f *fleet) startPeers(ctx context.Context, running *services) error {
 		bc.Listen, bc.PublicAddress = "127.0.0.1:0", "127.0.0.1"
 		bc.DataDir, bc.LiveDir = filepath.Join(f.dir, name), filepath.Join(f.dir, name+"-live")
 		bc.Entrances = []string{entranceURL}
+		bc.UploadCapacity, bc.UploadLimit = config.Fixed(config.Gbit), config.Fixed(config.Gbit) // loopback
 		b, err := box.New(bc, state.Default(), f.opts.Log.With("peer", name))
 		if err != nil {
 			return err

@@ -1,0 +1,186 @@
+package capacity
+
+import (
+	"io"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+func TestEstimate(t *testing.T) {
+	t.Parallel()
+	var e estimate
+	for i := range enough {
+		if rate, learned := e.capacity(); rate != Default || learned {
+			t.Errorf("%d and %v after %d samples", rate, learned, i)
+		}
+		e.add(5_000_000)
+	}
+	if rate, learned := e.capacity(); rate != 5_000_000 || !learned {
+		t.Errorf("%d, %v", rate, learned)
+	}
+	// Slow viewers do not lower it, nor do a few accidents raise it.
+	e = estimate{}
+	for i := range kept {
+		switch {
+		case i%32 == 0:
+			e.add(1_000_000_000)
+		case i%4 == 0:
+			e.add(2_500_000)
+		default:
+			e.add(100_000)
+		}
+	}
+	if rate, _ := e.capacity(); rate != 2_500_000 {
+		t.Errorf("%d among slow viewers", rate)
+	}
+	for range kept {
+		e.add(700_000) // the line became slower
+	}
+	if rate, _ := e.capacity(); rate != 700_000 {
+		t.Errorf("%d after the line changed", rate)
+	}
+}
+
+// pair is a connection through loopback whose other end reads everything.
+func pair(t *testing.T) (conn net.Conn) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		other, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			return
+		}
+		defer other.Close()
+		_, _ = io.Copy(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{other})
+	}()
+	if conn, err = ln.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		conn.Close()
+		<-ended
+	})
+	return conn
+}
+
+func send(t *testing.T, l *Line, conn net.Conn, n, piece int) {
+	t.Helper()
+	transfer := l.Begin(conn, int64(n))
+	defer transfer.End()
+	for ; n > 0; n -= piece {
+		if _, err := conn.Write(make([]byte, min(n, piece))); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestLine: transfers on a real connection become samples, those to where no line is do not.
+func TestLine(t *testing.T) {
+	t.Parallel()
+	var changed []int64
+	everywhere := func(local, peer netip.Addr) bool { return local.IsValid() && peer.IsValid() }
+	l := New(Config{Tells: everywhere, Changed: func(rate int64) { changed = append(changed, rate) }})
+	for range 12 {
+		send(t, l, pair(t), 8<<20, 1<<20)
+	}
+	rate, learned := l.Capacity()
+	if !learned || rate < 10*Default {
+		t.Errorf("%d, %v: loopback is faster than that", rate, learned)
+	}
+	if len(changed) == 0 || changed[len(changed)-1] != rate {
+		t.Errorf("told of %d, it is %d", changed, rate)
+	}
+	n := l.estimate.n
+	send(t, l, pair(t), MinBytes-1, MinBytes)
+	if l.estimate.n != n {
+		t.Error("a small transfer became a sample")
+	}
+	none := New(Config{})
+	send(t, none, pair(t), 8<<20, 1<<20)
+	if none.estimate.n != 0 {
+		t.Error("a transfer on this machine says nothing of the line")
+	}
+	var nobody *Line
+	nobody.Begin(pair(t), 1<<20).End()
+	if rate, learned := nobody.Capacity(); rate != Default || learned {
+		t.Errorf("%d, %v of no line", rate, learned)
+	}
+	for _, c := range []struct {
+		local, peer string
+		want        bool
+	}{
+		{"192.168.1.2", "1.1.1.1", true},
+		{"192.168.1.2", "192.168.1.7", false},
+		{"1.1.1.2", "1.1.1.1", false},
+		{"2a00:1:2:3::4", "2a00:1:2:7::9", false},
+		{"2a00:1:2:3::4", "2a00:1:3:7::9", true},
+		{"127.0.0.1", "127.0.0.1", false},
+	} {
+		if got := throughLine(netip.MustParseAddr(c.local), netip.MustParseAddr(c.peer)); got != c.want {
+			t.Errorf("from %s to %s: %v", c.local, c.peer, got)
+		}
+	}
+}
+
+// TestThrottled: a sender that pauses shows its own rate, which must not pass for the line's.
+func TestThrottled(t *testing.T) {
+	t.Parallel()
+	l := New(Config{Tells: func(_, _ netip.Addr) bool { return true }})
+	for range enough {
+		l.estimate.add(1 << 40)
+	}
+	conn := pair(t)
+	transfer := l.Begin(conn, 1<<20)
+	for info, _ := read(conn.(*net.TCPConn)); info.Bytes_acked < 2*MinBytes; info, _ = read(conn.(*net.TCPConn)) {
+		if info.Unacked == 0 && info.Notsent_bytes == 0 { // the other side has all
+			conn.Write(make([]byte, 32<<10))
+		}
+	}
+	if info, ok := read(conn.(*net.TCPConn)); !ok || !info.appLimited {
+		t.Errorf("%v, limited by the sender: %v", ok, info.appLimited)
+	}
+	transfer.End()
+	if l.estimate.n != enough {
+		t.Error("it became a sample")
+	}
+}
+
+// TestTrials: one transfer at a time goes ahead of the limit, for a part, and not often.
+func TestTrials(t *testing.T) {
+	t.Parallel()
+	l := New(Config{Tells: func(_, _ netip.Addr) bool { return true }, Trials: true})
+	first, second := l.Begin(pair(t), 1<<30), l.Begin(pair(t), 1<<30)
+	if n, m := first.Ahead(1000), second.Ahead(1000); n != 1000 || m != 0 {
+		t.Errorf("%d and %d bytes ahead", n, m)
+	}
+	if n := first.Ahead(1 << 30); n != trial-1000 || first.Ahead(1) != 0 {
+		t.Errorf("%d more", n)
+	}
+	first.End()
+	second.End()
+	now := l.tried
+	if l.try(now.Add(trialsEvery - 1)) {
+		t.Error("too soon")
+	}
+	if now = now.Add(trialsEvery); !l.try(now) || l.try(now.Add(time.Hour)) {
+		t.Error("not one at a time")
+	}
+	l.trying = false
+	for range enough {
+		l.estimate.add(Default)
+	}
+	if l.try(now.Add(laterEvery-1)) || !l.try(now.Add(laterEvery)) {
+		t.Error("not seldom once the line is known")
+	}
+	if New(Config{}).try(now) {
+		t.Error("nobody asked for trials")
+	}
+}
