@@ -190,15 +190,17 @@ func (p *peak) take(rate float64, box int, at time.Time) {
 
 // peaks are the worst seconds of all boxes between two times: as the kernel counts what left on connections
 // to them, with what they say that they relayed; as they count themselves (a delivery when it is over); and
-// as they judge themselves. seen is whether the kernel could be asked.
+// as they judge themselves. seen is whether the kernel could be asked nearly always.
 func peaks(readings []reading, addrs []string, from, until time.Time) (kernel, counted, own peak, seen bool) {
+	looks, answers := 0, 0
 	for i := 1; i < len(readings); i++ {
 		r, before := readings[i], readings[i-1]
 		if r.at.Before(from) || r.at.After(until) {
 			continue
 		}
-		sockets := r.kernel.since(before.kernel)
-		seen = seen || sockets != nil
+		if looks++; r.kernel.sent != nil {
+			answers++
+		}
 		for box, n := range r.boxes {
 			own.take(float64(n.peak), box, r.at)
 			relay := 0.0
@@ -207,10 +209,10 @@ func peaks(readings []reading, addrs []string, from, until time.Time) (kernel, c
 				counted.take(perSecond(served+relayed, was.from, n.until), box, r.at)
 				relay = perSecond(relayed, was.from, n.until)
 			}
-			kernel.take(relay+perSecond(sockets[addrs[box]], before.kernel.from, r.kernel.until), box, r.at)
+			kernel.take(relay+perSecond(r.kernel.sent[addrs[box]], r.kernel.from, r.kernel.until), box, r.at)
 		}
 	}
-	return kernel, counted, own, seen
+	return kernel, counted, own, answers > looks*9/10
 }
 
 // holders are how many boxes hold the newest segment but one, over a time.

@@ -26,6 +26,7 @@ type meter struct {
 	addrs   []string // of the boxes
 	client  *http.Client
 	digests map[string]string // of segments, by file
+	sockets socketCount       // of the look before
 
 	readings []reading // complete when keep is over
 }
@@ -35,7 +36,7 @@ type reading struct {
 	at      time.Time
 	casters []casterCount
 	boxes   []boxCount
-	kernel  socketCount
+	kernel  sentCount
 	load    float64
 }
 
@@ -54,6 +55,12 @@ type boxCount struct {
 	from, until     time.Time
 	served, relayed int64
 	peak            int64 // bytes that it sent in its own worst second; 0: it does not tell
+}
+
+// sentCount is what the kernel sent from each address since the look before; nil: it could not be asked.
+type sentCount struct {
+	from, until time.Time
+	sent        map[string]int64
 }
 
 // socketCount is what the kernel counts of the boxes' connections, by local and remote address.
@@ -95,7 +102,9 @@ func (m *meter) look(ctx context.Context) reading {
 	for i, c := range m.casters {
 		r.casters[i] = m.countCaster(ctx, c)
 	}
-	r.kernel = countSockets(ctx)
+	sockets := countSockets(ctx)
+	r.kernel = sockets.since(m.sockets)
+	m.sockets = sockets
 	next := make(chan int)
 	var group sync.WaitGroup
 	for range meterWorkers {
@@ -224,20 +233,20 @@ func sentBySocket(out []byte) map[[2]string]int64 {
 	return sent
 }
 
-// since is what each local address sent since an earlier count; nil where one of the two is missing. What
-// connections sent between the earlier count and their end is not seen.
-func (n socketCount) since(before socketCount) map[string]int64 {
+// since is what was sent since an earlier count. What connections sent between that and their end is not seen.
+func (n socketCount) since(before socketCount) sentCount {
+	c := sentCount{from: before.from, until: n.until}
 	if n.sent == nil || before.sent == nil {
-		return nil
+		return c
 	}
-	list := map[string]int64{}
+	c.sent = map[string]int64{}
 	for socket, sent := range n.sent {
 		if earlier := before.sent[socket]; earlier <= sent {
 			sent -= earlier
 		}
-		list[socket[0]] += sent
+		c.sent[socket[0]] += sent
 	}
-	return list
+	return c
 }
 
 // perSecond is the rate of bytes that were sent between two looks, as far as it is certain: the looks took

@@ -94,14 +94,14 @@ func TestCrowdSockets(t *testing.T) {
 	sent := sentBySocket([]byte("0      0      127.77.1.2:40 127.0.0.1:50 cubic rto:204 bytes_sent:1000 bytes_acked:900 segs_out:2\n" +
 		"0 0 127.77.1.2:40 127.0.0.1:51 cubic bytes_sent:7\n0 0 127.77.2.2:41 127.0.0.1:50 cubic bytes_received:3\n\nx\n"))
 	now := socketCount{sent: sent}
-	if got := now.since(socketCount{sent: map[[2]string]int64{{"127.77.1.2:40", "127.0.0.1:50"}: 400, {"127.77.9.2:1", "127.0.0.1:9"}: 5}}); len(got) != 1 || got["127.77.1.2:40"] != 607 {
+	if got := now.since(socketCount{sent: map[[2]string]int64{{"127.77.1.2:40", "127.0.0.1:50"}: 400, {"127.77.9.2:1", "127.0.0.1:9"}: 5}}); len(got.sent) != 1 || got.sent["127.77.1.2:40"] != 607 {
 		t.Errorf("sent since: %v", got)
 	}
 	// A connection from a port that was used before counts from its own beginning.
-	if got := now.since(socketCount{sent: map[[2]string]int64{{"127.77.1.2:40", "127.0.0.1:50"}: 4000}}); got["127.77.1.2:40"] != 1007 {
+	if got := now.since(socketCount{sent: map[[2]string]int64{{"127.77.1.2:40", "127.0.0.1:50"}: 4000}}); got.sent["127.77.1.2:40"] != 1007 {
 		t.Errorf("after a new connection: %v", got)
 	}
-	if got := now.since(socketCount{}); got != nil {
+	if got := now.since(socketCount{}); got.sent != nil {
 		t.Errorf("since nothing: %v", got)
 	}
 }
@@ -114,15 +114,15 @@ func TestCrowdPeaks(t *testing.T) {
 		return boxCount{ok: true, from: second(s), until: second(s + 0.1), served: served, relayed: relayed, peak: 70}
 	}
 	look := func(s float64, a, b boxCount, kernelA, kernelB int64) reading {
-		return reading{at: second(s), boxes: []boxCount{a, b}, kernel: socketCount{second(s), second(s), map[[2]string]int64{{"a:1", "v:1"}: kernelA, {"b:1", "v:1"}: kernelB}}}
+		return reading{at: second(s), boxes: []boxCount{a, b}, kernel: sentCount{second(s - 1), second(s), map[string]int64{"a:1": kernelA, "b:1": kernelB}}}
 	}
 	list := []reading{
 		look(0, count(0, 0, 0), count(0, 0, 0), 0, 0),
 		look(1, count(1, 100, 0), count(1, 50, 0), 90, 50),
-		look(2, count(2, 310, 100), count(2, 60, 0), 290, 60), // a: 310 in at most 1.1 s, the kernel 200 and 100/1.1
-		look(3, count(3, 310, 100), boxCount{}, 290, 60),
-		look(4, count(4, 310, 100), count(4, 30, 10), 290, 90), // b was started again
-		look(9, count(9, 9310, 100), count(9, 30, 10), 9290, 90),
+		look(2, count(2, 310, 100), count(2, 60, 0), 200, 10), // a: 310 in at most 1.1 s, the kernel 200 and 100/1.1
+		look(3, count(3, 310, 100), boxCount{}, 0, 0),
+		look(4, count(4, 310, 100), count(4, 30, 10), 0, 30), // b was started again
+		look(9, count(9, 9310, 100), count(9, 30, 10), 9000, 0),
 	}
 	kernel, told, own, seen := peaks(list, addrs, second(0.5), second(5))
 	if !seen || kernel.box != 0 || math.Abs(kernel.rate-(200+100/1.1)) > 1e-6 || !kernel.at.Equal(second(2)) {
@@ -131,7 +131,7 @@ func TestCrowdPeaks(t *testing.T) {
 	if told.box != 0 || math.Abs(told.rate-310/1.1) > 1e-6 || own.rate != 70 {
 		t.Errorf("the boxes' worst second: %+v, by themselves %+v", told, own)
 	}
-	list[1].kernel.sent = nil
+	list[1].kernel.sent = nil // of two
 	if _, _, _, seen := peaks(list[:3], addrs, second(0.5), second(5)); seen {
 		t.Error("the kernel did not answer, and is said to have")
 	}
