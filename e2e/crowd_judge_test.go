@@ -203,7 +203,11 @@ func (r *crowdRun) judgeBytes(row func(name, measured, required string)) {
 	}
 	row("caster's segment bytes, in multiples of the stream", fmt.Sprintf("%.2f (to place %.2f, as the origin %.2f)", caster, placed/stream, (sent-placed)/stream), required[0])
 	row("caster_offload", fmt.Sprintf("%.3f (offload %.3f)", casterOffload, 1-own/viewers), required[1])
-	row("placing_overhead", fmt.Sprintf("%.3f (caster %s, boxes %s)", overhead, mb(placed), mb(relays)), required[2])
+	ofBoth := ""
+	if len(r.casters) > 1 {
+		ofBoth = " for both streams"
+	}
+	row("placing_overhead", fmt.Sprintf("%.3f (caster %s, boxes %s%s)", overhead, mb(placed), mb(relays), ofBoth), required[2])
 
 	until := r.marks.ramped
 	row("while viewers came", fmt.Sprintf("%s of %s from the origin; until all left %s of %s", mb(seen.received(until, origin)), mb(seen.received(until, anyone)),
