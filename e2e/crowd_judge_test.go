@@ -291,16 +291,11 @@ func (r *crowdRun) judgeRig(row func(name, measured, required string)) {
 	looks := r.meter.readings
 	var received, served, kernel int64
 	for box, addr := range r.addrs {
-		restarted := false
-		for i := 1; i < len(looks); i++ {
-			now := looks[i].boxes[box]
-			restarted = restarted || !now.ok || now.served < looks[i-1].boxes[box].served
-		}
-		if restarted || !looks[0].boxes[box].ok {
+		if r.killed[box] {
 			continue // what it sent last is not known
 		}
 		received += got[addr]
-		n, _ := last(looks, box).since(looks[0].boxes[box])
+		n, _ := last(looks, box).since(boxCount{}) // nobody watched before
 		served += n
 		for i := 1; i < len(looks); i++ {
 			kernel += looks[i].kernel.sent[addr]
@@ -316,7 +311,7 @@ func (r *crowdRun) judgeRig(row func(name, measured, required string)) {
 	}
 	row("both ends", fmt.Sprintf("boxes say %s, their viewers %s, the kernel %s; the origin says %s, its viewers %s", mb(float64(served)), mb(float64(received)), mb(float64(kernel)),
 		mb(float64(originSent)), mb(float64(originReceived))), "within 3 %")
-	r.must(always, near(served, received) && near(originSent, originReceived), "rig: boxes sent %s and viewers received %s of them, the origin %s and %s",
+	r.must(always, received > 0 && near(served, received) && near(originSent, originReceived), "rig: boxes sent %s and viewers received %s of them, the origin %s and %s",
 		mb(float64(served)), mb(float64(received)), mb(float64(originSent)), mb(float64(originReceived)))
 	seconds := int(r.marks.end.Sub(looks[0].at).Seconds())
 	missing := 0

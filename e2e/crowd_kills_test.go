@@ -74,6 +74,7 @@ func (r *crowdRun) killBoxes(list []killing, until time.Time) {
 			continue
 		}
 		r.boxes[box].kill()
+		r.killed[box] = true
 		r.downUntil[box] = r.marks.began.Add(list[r.kills].at + list[r.kills].length)
 		r.kills++
 	}

@@ -87,7 +87,11 @@ func (m *meter) keep(ctx context.Context) {
 	defer ticker.Stop()
 	defer m.client.CloseIdleConnections()
 	for {
-		m.readings = append(m.readings, m.look(ctx))
+		r := m.look(ctx)
+		if ctx.Err() != nil {
+			return // it broke off
+		}
+		m.readings = append(m.readings, r)
 		select {
 		case <-ctx.Done():
 			return

@@ -76,7 +76,7 @@ var crowdPlans = []crowdPlan{
 // shortCrowd is a for each change.
 var shortCrowd = crowdPlan{
 	name: "a", boxes: 8, limit: 4e6, rate: 400e3, viewers: 20, need: inShort, short: true,
-	ramp: 3 * time.Second, settle: 6 * time.Second, steady: 20 * time.Second, after: 12 * time.Second,
+	ramp: 3 * time.Second, settle: 5 * time.Second, steady: 20 * time.Second, after: 12 * time.Second,
 }
 
 // TestCrowd: viewers come all at once, and boxes serve them within what each may send. The short form of
@@ -96,7 +96,7 @@ func TestCrowd(t *testing.T) {
 		}
 		ran++
 		t.Run(plan.name, func(t *testing.T) {
-			r := &crowdRun{t: t, plan: plan, downUntil: map[int]time.Time{}}
+			r := &crowdRun{t: t, plan: plan, killed: map[int]bool{}, downUntil: map[int]time.Time{}}
 			defer func() { // also of one that broke off
 				reports.WriteString(r.text)
 				verdicts = append(verdicts, r.verdicts...)
@@ -131,7 +131,8 @@ type crowdRun struct {
 
 	big, small, alone *crowd // the last two of c
 	marks             marks
-	kills             int // done
+	kills             int          // done
+	killed            map[int]bool // ever
 	downUntil         map[int]time.Time
 	cpu               cpuUse
 
