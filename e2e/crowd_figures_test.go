@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -26,7 +27,7 @@ func readSeries(t *testing.T, name string) series {
 	t.Helper()
 	file, err := os.Open(name)
 	if err != nil {
-		t.Fatal(err)
+		ends(t, "%v", err)
 	}
 	defer file.Close()
 	var list series
@@ -35,12 +36,12 @@ func readSeries(t *testing.T, name string) series {
 	for lines.Scan() {
 		var l seriesLine
 		if err := json.Unmarshal(lines.Bytes(), &l); err != nil {
-			t.Fatalf("%s: %v", name, err)
+			ends(t, "%s: %v", name, err)
 		}
 		list = append(list, l)
 	}
 	if err := lines.Err(); err != nil || len(list) == 0 {
-		t.Fatalf("%s: %d lines, %v", name, len(list), err)
+		ends(t, "%s: %d lines, %v", name, len(list), err)
 	}
 	return list
 }
@@ -74,9 +75,12 @@ type sitting struct {
 	stalls             int
 	seconds            float64
 	free, freeLater    int // sessions without a stall; without one that began later than laterThan
+	blameless          int // free, where stalls that may be the machine's do not count
+	blamelessLater     int
+	excuse             string // of the last of them
 	corrupt, missed    int
 	unanswered         int // segments that were missed because of HTTP statuses
-	stillStalled       int // viewers who did not play when they were asked to leave
+	stillStalled       int // viewers who had not played for longer than excused when they were asked to leave
 	summarySessionFree int // as the viewers' own summary counts free
 }
 
@@ -86,12 +90,14 @@ func (s sitting) String() string {
 }
 
 // sittingOf reads what a crowd's viewers noticed. A viewer that never played has no session without a stall.
-func sittingOf(c *crowd, events []seenEvent) sitting {
+// excuses says why a stall may be the machine's; "": it is not.
+func sittingOf(c *crowd, events []seenEvent, excuses func(seenEvent) string) sitting {
 	s := sitting{
 		viewers: c.size, playing: c.summary.Playing, startup: c.summary.Startup,
 		corrupt: c.summary.Segments.Corrupt, missed: c.summary.Segments.Missed, summarySessionFree: c.summary.Stalls.SessionsWithout,
 	}
 	started, stalled, later := map[int]bool{}, map[int]bool{}, map[int]bool{}
+	blamed, blamedLater := map[int]bool{}, map[int]bool{}
 	for _, e := range events {
 		switch e.Event.Event {
 		case watch.EventStart:
@@ -99,11 +105,14 @@ func sittingOf(c *crowd, events []seenEvent) sitting {
 		case watch.EventStall:
 			s.stalls++
 			s.seconds += e.Seconds
+			late := e.Time.After(c.began.Add(laterThan))
+			why := excuses(e)
+			s.excuse = cmp.Or(why, s.excuse)
 			stalled[e.viewer] = true
-			if e.Time.After(c.began.Add(laterThan)) {
-				later[e.viewer] = true
-			}
-			if e.end().After(c.left.Add(-look)) && e.Time.Before(c.left) {
+			later[e.viewer] = later[e.viewer] || late
+			blamed[e.viewer] = blamed[e.viewer] || why == ""
+			blamedLater[e.viewer] = blamedLater[e.viewer] || late && why == ""
+			if e.end().After(c.left.Add(-look)) && e.end().Sub(e.Time) > excused {
 				s.stillStalled++
 			}
 		case watch.EventMissed:
@@ -113,11 +122,10 @@ func sittingOf(c *crowd, events []seenEvent) sitting {
 		}
 	}
 	for viewer := range started {
-		if !stalled[viewer] {
-			s.free++
-		}
-		if !later[viewer] {
-			s.freeLater++
+		for count, list := range map[*int]map[int]bool{&s.free: stalled, &s.freeLater: later, &s.blameless: blamed, &s.blamelessLater: blamedLater} {
+			if !list[viewer] {
+				*count++
+			}
 		}
 	}
 	return s

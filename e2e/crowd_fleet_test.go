@@ -51,7 +51,7 @@ func (r *crowdRun) newCrowdFleet() {
 	for i, name := range names {
 		source := filepath.Join(r.dir, "source-"+name)
 		if err := os.Mkdir(source, 0o700); err != nil {
-			t.Fatal(err)
+			ends(t, "%v", err)
 		}
 		// Segments stay, so that what was written can be counted; none is seen before it is whole.
 		r.encoders = append(r.encoders, encodeScene(t, source, steadyFormat(p.rate), "+temp_file", i+1))
@@ -95,7 +95,7 @@ func (r *crowdRun) addCaster(name string) {
 	dir := filepath.Join(r.dir, "publisher-"+name)
 	d := &daemon{t: t, program: "run_publisher", name: "publisher " + name, dir: dir, listen: freeAddr(t)}
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
+		ends(t, "%v", err)
 	}
 	write(t, filepath.Join(dir, "config.yaml"), fmt.Sprintf(
 		"publisher:\n  data_dir: %q\n  public_url: %q\n  entrances: [%q]\n%s  streams:\n    - name: %s\n      source: %q\n",
@@ -132,7 +132,7 @@ func (r *crowdRun) end() {
 	}
 	for _, b := range r.boxes {
 		if status := b.exit(r.t, leave); status != 0 {
-			r.t.Errorf("%s ended with status %d after SIGTERM, want 0", b.name, status)
+			fails(r.t, "%s ended with status %d after SIGTERM, want 0", b.name, status)
 		}
 	}
 	r.over = true

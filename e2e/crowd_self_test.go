@@ -153,10 +153,18 @@ func TestCrowdSittings(t *testing.T) {
 		event(1, 0, watch.EventStart, 1, ""), event(2, 0, watch.EventStart, 1, ""), event(3, 0, watch.EventStart, 1, ""), event(4, 0, watch.EventStart, 1, ""),
 		event(1, 5, watch.EventStall, 1, ""),
 		event(2, 30, watch.EventStall, 1, ""), event(2, 40, watch.EventStall, 2, ""),
-		event(3, 55, watch.EventStall, 5, ""), // does not play when asked to leave
+		event(3, 49, watch.EventStall, 11, ""), // does not play when asked to leave
 		event(4, 20, watch.EventMissed, 2, watch.CauseStatus), event(4, 22, watch.EventMissed, 2, watch.CauseSilent),
+	}, func(e seenEvent) string {
+		if e.Time.Equal(second(30)) || e.Time.Equal(second(49)) {
+			return "busy"
+		}
+		return ""
 	})
-	if got.free != 1 || got.freeLater != 2 || got.stalls != 4 || got.seconds != 9 || got.stillStalled != 1 || got.unanswered != 1 {
+	if got.blameless != 2 || got.blamelessLater != 3 || got.excuse != "busy" {
+		t.Errorf("with excuses: %+v", got)
+	}
+	if got.free != 1 || got.freeLater != 2 || got.stalls != 4 || got.seconds != 15 || got.stillStalled != 1 || got.unanswered != 1 {
 		t.Errorf("%+v", got)
 	}
 }

@@ -108,7 +108,7 @@ func TestCrowd(t *testing.T) {
 		})
 	}
 	if ran == 0 {
-		t.Errorf("CROWD_ONLY is %q: want all, or some of a,b,c,d", only)
+		fails(t, "CROWD_ONLY is %q: want all, or some of a,b,c,d", only)
 	}
 	var end strings.Builder
 	for _, v := range verdicts {
@@ -127,7 +127,8 @@ type crowdRun struct {
 	t    *testing.T
 	plan crowdPlan
 	crowdFleet
-	meter *meter
+	meter   *meter
+	machine *machine
 
 	big, small, alone *crowd // the last two of c
 	marks             marks
@@ -156,6 +157,7 @@ const lookBefore = 5 * time.Second
 
 func (r *crowdRun) run() {
 	t, p := r.t, r.plan
+	r.machine = watchMachine(t)
 	r.newCrowdFleet()
 	r.meter = newMeter(&r.crowdFleet)
 	ctx, cancel := context.WithCancel(t.Context())
