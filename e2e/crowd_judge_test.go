@@ -5,6 +5,7 @@ package e2e
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"runtime"
 	"slices"
 	"strings"
@@ -203,9 +204,26 @@ func (r *crowdRun) judgeBytes(row func(name, measured, required string)) {
 	}
 	row("placing_overhead", fmt.Sprintf("%.3f (caster %s, boxes %s%s)", overhead, mb(placed), mb(relays), ofBoth), required[2])
 
+	row("copies that a chosen box did not get", undelivered(r.meter.readings), "")
 	until := r.marks.ramped
 	row("while viewers came", fmt.Sprintf("%s of %s from the origin; until all left %s of %s", mb(seen.received(until, origin)), mb(seen.received(until, anyone)),
 		mb(seen.received(r.marks.left, origin)), mb(seen.received(r.marks.left, anyone))), "")
+}
+
+// undelivered is what the first publisher counted until its last look, by reason.
+func undelivered(readings []reading) string {
+	var texts []string
+	for _, look := range slices.Backward(readings) {
+		if n := look.casters[0]; n.ok {
+			for _, reason := range slices.Sorted(maps.Keys(n.undelivered)) {
+				if count := n.undelivered[reason]; count > 0 {
+					texts = append(texts, fmt.Sprintf("%s %d", reason, count))
+				}
+			}
+			break
+		}
+	}
+	return cmp.Or(strings.Join(texts, ", "), "none")
 }
 
 func (r *crowdRun) judgeLimit(row func(name, measured, required string)) {

@@ -47,6 +47,7 @@ type casterCount struct {
 	placing, origin int64 // bytes that the publisher sent
 	up              int   // boxes with a session
 	holders         int   // boxes that hold the newest segment but one; -1: not known
+	undelivered     map[string]int64
 }
 
 // boxCount is what a box tells, at some time between from and until.
@@ -140,7 +141,8 @@ func (m *meter) countCaster(ctx context.Context, c *caster) casterCount {
 		} `json:"boxes"`
 		Totals struct {
 			Placing struct {
-				Bytes int64 `json:"placing_bytes"`
+				Bytes       int64            `json:"placing_bytes"`
+				Undelivered map[string]int64 `json:"undelivered"`
 			} `json:"placing"`
 			Viewers struct {
 				OriginBytes int64 `json:"origin_bytes"`
@@ -150,6 +152,7 @@ func (m *meter) countCaster(ctx context.Context, c *caster) casterCount {
 	if err != nil {
 		return n
 	}
+	n.undelivered = told.Totals.Placing.Undelivered
 	n.ok, n.placing, n.origin, n.up = true, told.Totals.Placing.Bytes, told.Totals.Viewers.OriginBytes, told.Boxes.Up
 	if len(told.Streams) == 0 || len(told.Streams[0].Renditions) == 0 {
 		return n
