@@ -6,7 +6,7 @@ LDFLAGS  := -s -w -X dandelion/pkg/config.version=$(shell git describe --always 
 DAEMONS  := ./entrance/cmd/run_entrance ./box/cmd/run_box ./publisher/cmd/run_publisher ./cmd/dandelion
 PAGE     := web/dist/index.html
 
-.PHONY: help build demo test check page unit e2e chaos soak web deps bench fuzz cross clean
+.PHONY: help build demo test check page unit e2e chaos crowd soak web deps bench fuzz cross clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -38,6 +38,9 @@ e2e: deps web ## separate processes with the real encoder, player, Redis and bro
 
 chaos: deps ## ten minutes of faults while 60 viewers watch, as root in network namespaces: prints a table; CHAOS_FOR, CHAOS_SEED, CHAOS_REPORT=file
 	CHAOS_FOR=$(or $(CHAOS_FOR),10m) $(GO) test -tags e2e -count 1 -timeout 0 -v -run '^TestChaos$$' ./e2e
+
+crowd: deps ## up to 500 viewers come at once to up to 100 boxes that may send little: prints tables; CROWD_ONLY=a,b,…, CROWD_SHORT=1, CROWD_REPORT=file
+	CROWD_ONLY=$(or $(CROWD_ONLY),all) $(GO) test -tags e2e -count 1 -timeout 0 -v -run '^TestCrowd$$' ./e2e
 
 soak: ## ten minutes of 20 streams and 10 boxes that fail and return: nothing may grow (SOAK_FOR)
 	SOAK_FOR=$(or $(SOAK_FOR),10m) $(GO) test -run '^TestSoak$$' -count 1 -timeout 0 -v ./pkg/testfleet

@@ -123,7 +123,7 @@ func (r *chaosRun) troubled(events []seenEvent) (viewers int, stalls []string) {
 	troubled := map[int]bool{}
 	for _, e := range stallsBesides(r.faults, events, watch.Dandelion.Name) {
 		told := fmt.Sprintf("viewer %d (%s) stalls for %.2f s at %s", e.viewer, e.policy, e.Seconds, e.Time.Format("15:04:05.000"))
-		if why := r.notJudged(e); why != "" {
+		if why := r.machine.excuses(e); why != "" {
 			r.t.Logf("not judged (%s): %s", why, told)
 			continue
 		}
@@ -133,12 +133,12 @@ func (r *chaosRun) troubled(events []seenEvent) (viewers int, stalls []string) {
 	return len(troubled), stalls
 }
 
-// notJudged says why a stall may be the machine's; "": it is not.
-func (r *chaosRun) notJudged(e seenEvent) string {
+// excuses says why a stall may be the machine's; "": it is not.
+func (m *machine) excuses(e seenEvent) string {
 	if e.end().Sub(e.Time) > excused {
 		return ""
 	}
-	if why := r.machine.behind(e.Time.Add(-beforeStall), e.end()); why != "" || !overloaded() {
+	if why := m.behind(e.Time.Add(-beforeStall), e.end()); why != "" || !overloaded() {
 		return why
 	}
 	return "load " + load()
@@ -174,7 +174,7 @@ func (r *chaosRun) judgeEnd(events []seenEvent) {
 			continue
 		}
 		told := fmt.Sprintf("viewer %d (%s) does not play at the end: it has stalled for %.1f s", e.viewer, e.policy, e.Seconds)
-		if why := r.notJudged(e); why != "" {
+		if why := r.machine.excuses(e); why != "" {
 			r.t.Logf("not judged (%s): %s", why, told)
 		} else if e.end().Sub(e.Time) <= resumeWithin {
 			r.t.Logf("not judged (it may be about to play): %s", told) // those of policy dandelion are stalls like others

@@ -116,9 +116,7 @@ func TestChaos(t *testing.T) {
 // keepEvents keeps what viewers noticed beside the logs.
 func (r *chaosRun) keepEvents() {
 	for _, c := range r.crowds {
-		if b, err := os.ReadFile(c.events); err == nil && keepLogs != "" {
-			_ = os.WriteFile(filepath.Join(keepLogs, filepath.Base(c.events)), b, 0o600)
-		}
+		keepFile(c.events, "chaos")
 	}
 }
 

@@ -22,7 +22,9 @@ type crowd struct {
 	policy  string
 	size    int
 	events  string // file
+	series  string // file; "": none
 	summary watch.Summary
+	began   time.Time
 	left    time.Time
 }
 
@@ -41,12 +43,33 @@ func (e seenEvent) end() time.Time {
 // startCrowd starts viewers; they leave with the test.
 func startCrowd(t *testing.T, at *place, number int, dir, url, policy string, size int) *crowd {
 	t.Helper()
-	name := fmt.Sprintf("%d viewers (%s) of household %d", size, policy, number)
-	c := &crowd{policy: policy, size: size, events: filepath.Join(dir, fmt.Sprintf("events-%d-%s.jsonl", number, policy))}
-	cmd := exec.Command(program("dandelion"), "watch", url, "--viewers", fmt.Sprint(size), "--policy", policy,
-		"--json", "--events", c.events, "--ramp", "2s")
-	cmd.Dir = dir
-	at.enter(func() { c.process = begin(t, name, cmd, nil) })
+	return startViewers(t, at, viewing{
+		name: fmt.Sprintf("%d viewers (%s) of household %d", size, policy, number), file: fmt.Sprintf("%d-%s", number, policy),
+		dir: dir, url: url, policy: policy, viewers: size, ramp: 2 * time.Second,
+	})
+}
+
+// viewing says who watches what.
+type viewing struct {
+	name, file string // file: names the files in dir that they write
+	dir, url   string
+	policy     string
+	viewers    int
+	ramp       time.Duration
+	series     bool
+}
+
+func startViewers(t *testing.T, at *place, v viewing) *crowd {
+	t.Helper()
+	c := &crowd{policy: v.policy, size: v.viewers, events: filepath.Join(v.dir, "events-"+v.file+".jsonl"), began: time.Now()}
+	args := []string{"watch", v.url, "--viewers", fmt.Sprint(v.viewers), "--policy", v.policy, "--json", "--events", c.events, "--ramp", v.ramp.String()}
+	if v.series {
+		c.series = filepath.Join(v.dir, "series-"+v.file+".jsonl")
+		args = append(args, "--series", c.series)
+	}
+	cmd := exec.Command(program("dandelion"), args...)
+	cmd.Dir = v.dir
+	at.enter(func() { c.process = begin(t, v.name, cmd, nil) })
 	return c
 }
 

@@ -55,7 +55,6 @@ func TestMachineBehind(t *testing.T) {
 	}
 
 	// A stall is excused by what was shortly before it, and a long one by nothing.
-	r := &chaosRun{machine: m}
 	stall := func(second, length float64) seenEvent {
 		return seenEvent{Event: watch.Event{Time: at(second), Event: watch.EventStall, Seconds: length}}
 	}
@@ -63,7 +62,7 @@ func TestMachineBehind(t *testing.T) {
 		at, length float64
 		judged     bool
 	}{{5, 1, true}, {15, 1, false}, {19, 0.5, true}, {15, 10.5, true}} {
-		if why := r.notJudged(stall(c.at, c.length)); (why == "") != c.judged && !overloaded() {
+		if why := m.excuses(stall(c.at, c.length)); (why == "") != c.judged && !overloaded() {
 			t.Errorf("a stall of %v s at %v: not judged for %q", c.length, c.at, why)
 		}
 	}

@@ -80,6 +80,13 @@ func (p *process) keep() {
 	}
 }
 
+// keepFile keeps a file of a test beside the logs.
+func keepFile(file, of string) {
+	if b, err := os.ReadFile(file); err == nil && keepLogs != "" {
+		_ = os.WriteFile(filepath.Join(keepLogs, of+"-"+filepath.Base(file)), b, 0o600)
+	}
+}
+
 func (p *process) running() bool {
 	select {
 	case <-p.done:

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -19,6 +20,7 @@ import (
 const (
 	redrawEvery = time.Second
 	tellEvery   = 10 * time.Second
+	noteEvery   = time.Second // of a series
 )
 
 // watchOptions are the flags of watch.
@@ -26,6 +28,7 @@ type watchOptions struct {
 	crowd   watch.CrowdConfig
 	policy  string
 	events  string
+	series  string
 	asJSON  bool
 	verbose bool
 }
@@ -53,6 +56,7 @@ func newWatch() *cobra.Command {
 	flags.StringVar(&o.policy, "policy", watch.Dandelion.Name, "how players wait and ask again: dandelion as the project's page, hlsjs as hls.js by default")
 	flags.BoolVar(&o.asJSON, "json", false, "print what was measured as JSON at the end")
 	flags.StringVar(&o.events, "events", "", "write each stall, failover, … to this file as a line of JSON; - is stderr")
+	flags.StringVar(&o.series, "series", "", "write what was measured so far to this file each second, as a line of JSON with its time")
 	flags.BoolVar(&o.verbose, "verbose", false, "log every failed load to stderr")
 	return cmd
 }
@@ -79,9 +83,13 @@ func (o *watchOptions) run(ctx context.Context, out, errOut io.Writer) error {
 	if err != nil {
 		return err
 	}
+	stopNoting, err := o.note(crowd)
+	if err != nil {
+		return err
+	}
 	done := make(chan error, 1)
 	go func() { done <- crowd.Run(ctx) }()
-	err = o.show(crowd, done, out, errOut)
+	err = errors.Join(o.show(crowd, done, out, errOut), stopNoting())
 	if o.asJSON {
 		if err := json.MarshalWrite(out, crowd.Summary(), json.Deterministic(true), jsontext.Multiline(true), jsontext.WithIndent("  ")); err != nil {
 			return err
@@ -89,6 +97,50 @@ func (o *watchOptions) run(ctx context.Context, out, errOut io.Writer) error {
 		fmt.Fprintln(out)
 	}
 	return err
+}
+
+// noted is a line of the series.
+type noted struct {
+	Time time.Time `json:"time"`
+	watch.Summary
+}
+
+// note writes the series until the function that it returns is called, which returns what went wrong.
+func (o *watchOptions) note(crowd *watch.Crowd) (stop func() error, err error) {
+	if o.series == "" {
+		return func() error { return nil }, nil
+	}
+	file, err := os.Create(o.series)
+	if err != nil {
+		return nil, fmt.Errorf("the series cannot be written: %w", err)
+	}
+	over, done := make(chan struct{}), make(chan error, 1)
+	go func() {
+		ticker := time.NewTicker(noteEvery)
+		defer ticker.Stop()
+		for last := false; ; {
+			b, err := json.Marshal(noted{time.Now(), crowd.Summary()}, json.Deterministic(true))
+			if err == nil {
+				_, err = file.Write(append(b, '\n'))
+			}
+			if err != nil || last {
+				done <- errors.Join(err, file.Close())
+				return
+			}
+			select {
+			case <-ticker.C:
+			case <-over:
+				last = true
+			}
+		}
+	}()
+	return func() error {
+		close(over)
+		if err := <-done; err != nil {
+			return fmt.Errorf("the series could not be written: %w", err)
+		}
+		return nil
+	}, nil
 }
 
 // show shows what is seen until the watching is over: on a terminal a picture that is drawn

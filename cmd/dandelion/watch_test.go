@@ -42,9 +42,9 @@ func watched(args ...string) (out, errOut string, err error) {
 
 func TestWatchJSON(t *testing.T) {
 	t.Parallel()
-	events := filepath.Join(t.TempDir(), "events.jsonl")
+	events, series := filepath.Join(t.TempDir(), "events.jsonl"), filepath.Join(t.TempDir(), "series.jsonl")
 	u := recording(t)
-	out, _, err := watched(u, "--json", "--viewers", "2", "--policy", "hlsjs", "--events", events)
+	out, _, err := watched(u, "--json", "--viewers", "2", "--policy", "hlsjs", "--events", events, "--series", series)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,6 +58,15 @@ func TestWatchJSON(t *testing.T) {
 	b, err := os.ReadFile(events)
 	if err != nil || strings.Count(string(b), `"event":"start"`) != 2 {
 		t.Errorf("%v: %s", err, b)
+	}
+	b, err = os.ReadFile(series)
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	var last noted
+	if err == nil {
+		err = json.Unmarshal([]byte(lines[len(lines)-1]), &last)
+	}
+	if err != nil || last.Time.IsZero() || last.Segments != s.Segments || len(last.Bytes) != 1 || len(lines) < 2 {
+		t.Errorf("the series: %v: %s", err, b)
 	}
 }
 
@@ -81,6 +90,7 @@ func TestWatchRefuses(t *testing.T) {
 		"no URL of a stream":                                        {"x.m3u8"},
 		"0 viewers: want 1 to":                                      {"--viewers", "0", "http://127.0.0.1:1/x.m3u8"},
 		"the events cannot be written: open":                        {"--events", "/does/not/exist", "http://127.0.0.1:1/x.m3u8"},
+		"the series cannot be written: open":                        {"--series", "/does/not/exist", "http://127.0.0.1:1/x.m3u8"},
 		"http://127.0.0.1:1/x.m3u8 gave no playlist within 100ms: ": {"--for", "100ms", "http://127.0.0.1:1/x.m3u8"},
 		"accepts 1 arg":                                             {},
 	} {
