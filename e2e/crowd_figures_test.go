@@ -211,13 +211,19 @@ func peaks(readings []reading, addrs []string, from, until time.Time) (kernel, c
 		}
 		for box, n := range r.boxes {
 			own.take(float64(n.peak), box, r.at)
-			relay := 0.0
+			sent, from, until := r.kernel.sent[addrs[box]], r.kernel.from, r.kernel.until
 			if was := before.boxes[box]; n.ok && was.ok {
 				served, relayed := n.since(was)
 				counted.take(perSecond(served+relayed, was.from, n.until), box, r.at)
-				relay = perSecond(relayed, was.from, n.until)
+				sent += relayed // in a time of its own: what is certain is the rate over both
+				if was.from.Before(from) || from.IsZero() {
+					from = was.from
+				}
+				if n.until.After(until) {
+					until = n.until
+				}
 			}
-			kernel.take(relay+perSecond(r.kernel.sent[addrs[box]], r.kernel.from, r.kernel.until), box, r.at)
+			kernel.take(perSecond(sent, from, until), box, r.at)
 		}
 	}
 	return kernel, counted, own, answers > looks*9/10

@@ -125,7 +125,7 @@ func TestCrowdPeaks(t *testing.T) {
 		look(9, count(9, 9310, 100), count(9, 30, 10), 9000, 0),
 	}
 	kernel, told, own, seen := peaks(list, addrs, second(0.5), second(5))
-	if !seen || kernel.box != 0 || math.Abs(kernel.rate-(200+100/1.1)) > 1e-6 || !kernel.at.Equal(second(2)) {
+	if !seen || kernel.box != 0 || math.Abs(kernel.rate-300/1.1) > 1e-6 || !kernel.at.Equal(second(2)) {
 		t.Errorf("the kernel's worst second: %+v", kernel)
 	}
 	if told.box != 0 || math.Abs(told.rate-310/1.1) > 1e-6 || own.rate != 70 {
