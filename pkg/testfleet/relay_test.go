@@ -16,11 +16,12 @@ func relaying(t *testing.T, boxes int) (*Fleet, *Encoder) {
 	f := Start(t, Options{
 		Boxes: boxes, Replicas: boxes,
 		Box: func(_ int, c *box.Config) {
-			c.UploadCapacity, c.UploadLimit = config.Fixed(100*config.Mbit), config.Fixed(100*config.Mbit)
+			c.UploadCapacity, c.UploadLimit = config.Fixed(8*config.Mbit), config.Fixed(8*config.Mbit)
 		},
 		Publisher: func(c *publisher.Config) { c.FirstCopies = 1 },
 	})
 	e := f.Encoder()
+	e.Size = 250_000
 	// Until the bitrate is known the publisher sends all copies itself.
 	e.Write(1)
 	f.holders(e.Segments[0], boxes)
