@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -64,7 +65,7 @@ func (p *peer) acquire(ctx context.Context, s *Service, least netaddr.Scope) (*s
 	if c := p.kept(); c != nil {
 		return c, nil
 	}
-	c, err := s.open(ctx, p.target, least)
+	c, err := s.open(ctx, p, least)
 	if err != nil {
 		<-p.slots
 	}
@@ -88,15 +89,29 @@ func (p *peer) kept() *session {
 
 func (p *peer) release(c *session, well bool) {
 	p.mu.Lock()
-	if well {
+	switch {
+	case !well:
+		c.Abort()
+	case c.leaving:
+		c.Close("the box leaves")
+	default:
 		c.since = time.Now()
 		p.idle = append(p.idle, c)
 	}
 	p.mu.Unlock()
-	if !well {
-		c.Abort()
-	}
 	<-p.slots
+}
+
+// leave closes a session whose box said goodbye, when it is not in use any more.
+func (c *session) leave() {
+	p := c.peer
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c.leaving = true
+	if i := slices.Index(p.idle, c); i >= 0 {
+		p.idle = slices.Delete(p.idle, i, i+1)
+		c.Close("the box leaves")
+	}
 }
 
 // closeIdle closes sessions that were not used since, and forgets boxes without any.
@@ -124,8 +139,10 @@ func (s *Service) closeIdle(before time.Time) {
 // session is a relaying session with a box.
 type session struct {
 	*wsconn.Conn
-	since time.Time // idle; peer.mu's
-	ended chan struct{}
+	peer    *peer
+	since   time.Time // idle; this and leaving are peer.mu's
+	leaving bool      // the box said goodbye
+	ended   chan struct{}
 
 	mu       sync.Mutex
 	expected []expectation
@@ -149,7 +166,8 @@ func (c *session) expect(n wire.RelayNode, answer func(any)) {
 
 // open dials the box. Only its websocket is asked, whatever else the publisher names: a box is no
 // proxy.
-func (s *Service) open(ctx context.Context, t target, least netaddr.Scope) (*session, error) {
+func (s *Service) open(ctx context.Context, p *peer, least netaddr.Scope) (*session, error) {
+	t := p.target
 	u, err := url.Parse(t.connectWS)
 	if err != nil || strings.TrimSuffix(u.Path, "/") != strings.TrimSuffix(wire.BoxWSPath(t.box), "/") || u.RawQuery != "" {
 		return nil, errors.New("its CONNECT_WS is not the websocket of that box")
@@ -162,7 +180,7 @@ func (s *Service) open(ctx context.Context, t target, least netaddr.Scope) (*ses
 	}
 	stop := context.AfterFunc(ctx, conn.Abort)
 	defer stop()
-	c := &session{Conn: conn, ended: make(chan struct{})}
+	c := &session{Conn: conn, peer: p, ended: make(chan struct{})}
 	if err := s.greet(c, t); err != nil {
 		conn.Abort()
 		return nil, err
@@ -214,6 +232,9 @@ func (c *session) read() {
 			return
 		}
 		refusal, err := wire.Decode[wire.Refused](raw)
+		if err == nil && refusal.Command == wire.CommandGoodbye {
+			c.leave()
+		}
 		if err != nil || refusal.Command != wire.CommandRefused {
 			continue
 		}

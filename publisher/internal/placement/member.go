@@ -38,6 +38,7 @@ type member struct {
 	slow    time.Time // until then it counts as slower than viewers need
 	queue   []queued  // by deadline
 	waiting int64     // bytes queued or under way
+	passing int64     // bytes that it is to pass on to others
 	doubts  doubts
 
 	pushing map[*delivery]bool     // under way; false: another box was asked because this one fell silent

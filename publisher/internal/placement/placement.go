@@ -32,7 +32,8 @@ import (
 
 // Times and limits of placement.
 const (
-	tick        = time.Second
+	tick        = 250 * time.Millisecond
+	sweepEvery  = time.Second
 	giveUpAfter = 30 * time.Second // that a box is down, when others wait for its place
 	leastUseful = 2 * time.Second  // a copy that lives shorter is not worth its bytes
 	leastPush   = 3 * time.Second  // a live push gets twice the segment's duration, at least this…
@@ -171,6 +172,7 @@ func (p *Placement) Run(ctx context.Context) error {
 	group.Go(func() { p.keepPlanning(ctx) })
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
+	swept := time.Now()
 	for {
 		p.reconcile(ctx, &group)
 		p.replace()
@@ -179,9 +181,12 @@ func (p *Placement) Run(ctx context.Context) error {
 			return nil
 		case <-p.cfg.Fleet.Changed():
 		case <-p.repair:
-		case <-ticker.C:
-			p.records.sweep(time.Now())
-			p.unblock(time.Now())
+		case now := <-ticker.C:
+			if now.Sub(swept) >= sweepEvery {
+				p.records.sweep(now)
+				swept = now
+			}
+			p.unblock(now)
 		}
 	}
 }

@@ -237,21 +237,23 @@ func (p *Placement) OriginLimit() float64 {
 
 func (p *Placement) rate(rendition string) float64 { return (*p.rates.Load())[rendition].Rate }
 
-// Scarce reports whether the publisher could not serve the viewers itself: a segment had better wait for
-// boxes. Any goroutine.
-func (p *Placement) Scarce() bool {
+// Crowded reports whether more viewers wait for a rendition's next segment than the publisher should
+// serve itself: the segment had better wait for boxes. Any goroutine.
+func (p *Placement) Crowded() bool {
 	limit := p.OriginLimit()
-	if limit == 0 {
-		return false
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var load float64
-	for _, u := range p.plan.Uses {
-		load += u.Viewers
+	load, fewest := 0.0, math.Inf(1)
+	for name, h := range p.plan.Holders {
+		rate := p.rate(name)
+		load += float64(h.Viewers) * rate
+		fewest = min(fewest, few*rate)
 	}
-	return load+p.plan.Short() > limit
+	return load > fewest || limit > 0 && load > limit
 }
+
+// few viewers are better served by the publisher than late.
+const few = 3
 
 // Watching is how many viewers watch, or wait for a place.
 func (p *Placement) Watching() int { return int(p.watching.Load()) }

@@ -18,9 +18,12 @@ import (
 
 // Times of passing on.
 const (
-	recentSegments = 4               // the newest of a rendition: what viewers who join ask for. Older ones are not copied for a crowd
-	leastLag       = 2 * time.Second // a copy that is not there so long after its source…
-	lagSegments    = 1.5             // …or this many times what it plays, comes from somebody else
+	recentSegments = 3               // the newest of a rendition: what viewers who join ask for. Older ones are not copied for a crowd
+	horizon        = time.Second     // what a box is asked to pass on, beside what is live, is at most what it can in so long
+	leastLag       = 3 * time.Second // a copy that is not there so long after its source…
+	lagSegments    = 2               // …or this many times what it plays, comes from somebody else
+	relayPatience  = 5 * time.Second // from when a segment is complete, before the publisher itself sends the replicas that boxes should
+	lateFor        = time.Minute     // for which a copy that was given up still counts when it comes
 	mostLost       = 2               // copies passed on to a box in vain before a segment is not sent there again
 	cannotFor      = time.Minute     // for which a box is not asked again to pass on to one that it could not reach
 )
@@ -34,6 +37,7 @@ type flight struct {
 	request string
 	since   time.Time // when the root had all; zero: not yet
 	began   time.Time
+	given   time.Time // up, because it took too long; zero: it is awaited
 }
 
 // requests makes names for flights, none of them like that of a run before.
@@ -63,7 +67,7 @@ func renditionOf(path id.Path) string {
 // recent. The caller holds the lock.
 func (p *Placement) wants(s Live, now time.Time) []id.BoxID {
 	h, planned := p.plan.Holders[renditionOf(s.Path)]
-	if !planned || now.Sub(s.Complete) > recentSegments*max(s.Duration, time.Second)+leastLag {
+	if !planned || now.Sub(s.Complete) > recentSegments*s.Duration+time.Second {
 		return nil
 	}
 	return h.Boxes
@@ -123,6 +127,9 @@ func (p *Placement) replicate(j *job, holding []plan.Member, n int) {
 	}
 	if len(holding) > 0 {
 		chosen = p.copyOn(j, holding, members)
+		if time.Since(j.Complete) < relayPatience {
+			return // they have much to pass on now
+		}
 	}
 	for _, box := range chosen {
 		if !j.tried[box] { // or it was asked when another one's queue overflowed
@@ -210,6 +217,11 @@ func (p *Placement) copyOn(j *job, holding, missing []plan.Member) (left []id.Bo
 	if len(missing) == 0 {
 		return nil
 	}
+	for _, list := range [][]plan.Member{holding, missing} {
+		for i := range list {
+			list[i].Slots = min(list[i].Slots, p.spare(list[i], j))
+		}
+	}
 	below, left := plan.Forest(holding, missing, p.apart)
 	for _, source := range holding {
 		if len(below[source.ID]) == 0 {
@@ -229,6 +241,11 @@ func (p *Placement) copyOn(j *job, holding, missing []plan.Member) (left []id.Bo
 	return left
 }
 
+// spare is to how many boxes one can pass the segment on soon, beside what it passes on already.
+func (p *Placement) spare(m plan.Member, j *job) int {
+	return plan.Slots(plan.Share*m.Grant*horizon.Seconds()-float64(p.members[m.ID].passing)+float64(j.Size)/2, float64(max(j.Size, 1)))
+}
+
 // apart reports whether one box could not reach the other lately.
 func (p *Placement) apart(parent, child id.BoxID) bool {
 	m := p.members[parent]
@@ -245,6 +262,9 @@ func (p *Placement) fly(j *job, root, from id.BoxID, nodes []plan.Node, since ti
 		j.relays[n.Box] = f
 		j.flying++
 		m.waiting += j.Size
+		if parent := p.members[from]; parent != nil {
+			parent.passing += j.Size
+		}
 		list = append(list, wire.RelayNode{
 			Box: n.Box, ConnectWS: m.box.Exchange.ConnectWS, RequestID: f.request, Old: !m.link.Standing().Relays,
 			Relay: p.fly(j, root, n.Box, n.Below, since),
@@ -269,6 +289,9 @@ func (p *Placement) land(f *flight) {
 	f.job.flying--
 	if m := p.members[f.box]; m != nil {
 		m.waiting -= f.job.Size
+	}
+	if m := p.members[f.from]; m != nil {
+		m.passing -= f.job.Size
 	}
 }
 
@@ -297,11 +320,19 @@ func (p *Placement) lose(f *flight, why Reason) {
 // unlag gives up flights that take too long.
 func (p *Placement) unlag(now time.Time) {
 	for _, f := range p.flights {
+		if !f.given.IsZero() {
+			if now.Sub(f.given) > lateFor {
+				delete(p.flights, f.request)
+			}
+			continue
+		}
 		limit := max(leastLag, time.Duration(lagSegments*float64(f.job.Duration)))
 		late := !f.since.IsZero() && now.Sub(f.since) > limit || now.Sub(f.began) > limit+pushWithin(f.job)
 		if late && p.flights[f.request] == f {
 			p.log.Info("a segment is not passed on in time; another box is asked to", "box", f.box, "from", f.from, "path", f.job.Path)
 			p.lose(f, ReasonLagging)
+			f.given = now
+			p.flights[f.request] = f
 		}
 	}
 }
@@ -309,7 +340,7 @@ func (p *Placement) unlag(now time.Time) {
 // forget ends the flights from and to a box that is down.
 func (p *Placement) forget(m *member) {
 	for _, f := range p.flights {
-		if p.flights[f.request] != f {
+		if p.flights[f.request] != f || !f.given.IsZero() {
 			continue
 		}
 		switch {
@@ -333,7 +364,7 @@ func (p *Placement) answered(m *member, answer any) {
 		defer p.mu.Unlock()
 		f := p.flights[a.RequestID]
 		switch {
-		case f == nil || f.box != m.id && a.Box != f.box:
+		case f == nil || !f.given.IsZero() || f.box != m.id && a.Box != f.box:
 		case a.Kind == wire.KindRelay || a.Box != "":
 			p.log.Info("a box could not pass a segment on; another one is asked to", "box", m.id, "to", f.box, "path", f.job.Path, "reason", id.Quote(a.Error))
 			if from := p.members[f.from]; from != nil {
@@ -368,7 +399,14 @@ func (p *Placement) arrived(m *member, a wire.Stored) {
 		return
 	}
 	j := f.job
-	p.land(f)
+	if f.given.IsZero() {
+		p.land(f)
+	} else {
+		delete(p.flights, f.request)
+		if again := j.relays[f.box]; again != nil {
+			p.land(again) // it is on its way a second time
+		}
+	}
 	j.copies++
 	first := p.records.add(liveFile(j.Live), f.box, f.began, taskFacts{})
 	if child := p.members[f.box]; child != nil {

@@ -47,6 +47,10 @@ func (l *viewerLoad) decayed(now time.Time) float64 {
 // startLoad is the share of a grant from which on its load counts in the order.
 const startLoad = 0.25
 
+// mostOver is how far above its grant a box is asked by those who watch, for a moment: before all who should
+// have a new segment have it. A box that cannot says so.
+const mostOver = 1.2
+
 var affinity = maphash.MakeSeed()
 
 // Found is where a file is for a viewer.
@@ -87,7 +91,7 @@ func (p *Placement) Find(path id.Path, digest id.Digest, asker front.Asker) Foun
 		} else if rate > 0 {
 			c.fraction = math.Inf(1)
 		}
-		if c.seat && c.fraction <= 1 && !c.suspect && !c.slow && len(asker.Avoid) == 0 { // as most requests go
+		if c.seat && c.fraction <= mostOver && !c.suspect && !c.slow && len(asker.Avoid) == 0 { // as most requests go
 			found.Holders, found.Room = []front.Holder{{Box: box, Base: m.box.EdgeBase}}, 1
 			return found
 		}
@@ -113,6 +117,9 @@ func (p *Placement) loadOf(m *member, now time.Time) float64 {
 // not exceed, and behind them the others, the least loaded first.
 func (p *Placement) order(found Found, all []candidate, viewer netip.Addr, rate float64) Found {
 	limit := 1.0
+	if found.Watching {
+		limit = mostOver
+	}
 	if !found.Watching && slices.ContainsFunc(all, func(c candidate) bool { return c.fraction <= plan.Share }) {
 		limit = plan.Share
 	}

@@ -33,7 +33,7 @@ type Config struct {
 	Dir         string        // of this stream alone: state.json and window/
 	WindowLimit int64         // bytes of the window on disk, oldest out first; 0: 1 GiB
 	Boxes       func() int    // boxes that segments can be placed on now; 0 or nil: entries do not wait for one
-	Scarce      func() bool   // the origin could not serve the viewers: entries wait longer for boxes; nil: never
+	Crowded     func() bool   // there are more viewers than the origin should serve: entries wait longer for boxes; nil: never
 }
 
 const defaultWindowLimit = 1 << 30

@@ -12,7 +12,7 @@ import (
 // gap, but right behind a break, where nobody expects anything yet, it is part of the break.
 func (s *Stream) take(now time.Time, r *rendition, m *playlist.Media, i int, e *entry) (Segment, bool) {
 	boxes := s.cfg.Boxes != nil && s.cfg.Boxes() > 0
-	scarce := boxes && s.cfg.Scarce != nil && s.cfg.Scarce()
+	crowded := boxes && s.cfg.Crowded != nil && s.cfg.Crowded()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	listed, sequence := m.Entries[i], m.Sequence+uint64(i)
@@ -43,7 +43,7 @@ func (s *Stream) take(now time.Time, r *rendition, m *playlist.Media, i int, e *
 	r.append(e, len(m.Entries), m.Sequence > r.epochFirst)
 	e.version = s.changed()
 	e.TTL = s.ttl(r, m)
-	s.await(now, r, e, boxes, scarce)
+	s.await(now, r, e, boxes, crowded)
 	if e.Listed.Gap {
 		return Segment{}, false
 	}
@@ -69,12 +69,12 @@ func gap(listed playlist.Entry, number uint64) *entry {
 // is shorter.
 const maxRelease = 2 * time.Second
 
-// scarceRelease is for how many target durations it waits where the origin could not serve the viewers. Who
+// crowdedRelease is for how many target durations it waits where there are more viewers than the origin should serve. Who
 // watches plays three of them behind the newest segment, and a delay that stays the same delays nobody.
-const scarceRelease = 2
+const crowdedRelease = 2
 
 // await decides until when an entry waits for a box, where there are boxes.
-func (s *Stream) await(now time.Time, r *rendition, e *entry, boxes, scarce bool) {
+func (s *Stream) await(now time.Time, r *rendition, e *entry, boxes, crowded bool) {
 	e.deadline = now
 	if e.Listed.Gap || !boxes {
 		e.released = true
@@ -82,8 +82,8 @@ func (s *Stream) await(now time.Time, r *rendition, e *entry, boxes, scarce bool
 	}
 	half := time.Duration(r.targetDuration) * time.Second / 2
 	e.deadline = now.Add(min(half, maxRelease))
-	if scarce {
-		e.deadline = now.Add(2 * scarceRelease * half)
+	if crowded {
+		e.deadline = now.Add(2 * crowdedRelease * half)
 	}
 	s.pending[e.Path] = append(s.pending[e.Path], e)
 }
