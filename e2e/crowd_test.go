@@ -76,7 +76,7 @@ var crowdPlans = []crowdPlan{
 // shortCrowd is a for each change.
 var shortCrowd = crowdPlan{
 	name: "a", boxes: 8, limit: 4e6, rate: 400e3, viewers: 20, need: inShort, short: true,
-	ramp: 3 * time.Second, settle: 5 * time.Second, steady: 20 * time.Second, after: 12 * time.Second,
+	ramp: 3 * time.Second, settle: 5 * time.Second, steady: 20 * time.Second, after: 16 * time.Second,
 }
 
 // TestCrowd: viewers come all at once, and boxes serve them within what each may send. The short form of

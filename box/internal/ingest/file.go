@@ -95,7 +95,7 @@ func (ses *session) receive(br *bufio.Reader, p *pace) (*wire.FileHeader, segsto
 	}
 	defer w.Cancel()
 	if len(parsed.Relay) > 0 && ses.features.Has(wire.FeatureRelay) {
-		ses.pass(parsed, w.Follow)
+		ses.pass(parsed, w.Follow, true)
 	}
 	if _, err := w.ReadFrom(br); err != nil {
 		return header, segstore.Entry{}, err

@@ -66,7 +66,7 @@ func (ses *session) signed(message any) any {
 }
 
 // pass passes a file on that comes in, or that the store has.
-func (ses *session) pass(h wire.FileHeader, open func() (io.ReadCloser, error)) {
+func (ses *session) pass(h wire.FileHeader, open func() (io.ReadCloser, error), arriving bool) {
 	pub, nodes := ses.owner(h), h.Relay
 	least := netaddr.ScopeOf(ses.conn.Remote())
 	if own := ses.s.with(pub, wire.FeatureRelay); own != nil {
@@ -74,7 +74,7 @@ func (ses *session) pass(h wire.FileHeader, open func() (io.ReadCloser, error)) 
 	}
 	h.Publisher, h.Relay, h.RequestID = pub, nil, ""
 	ses.s.cfg.Uplink.Pass(relay.File{
-		Header: h, Open: open, Least: least,
+		Header: h, Open: open, Least: least, Arriving: arriving,
 		Answer: func(message any) {
 			if own := ses.s.with(pub, wire.FeatureRelay); own != nil {
 				_ = own.send(own.signed(message))
@@ -114,7 +114,7 @@ func (ses *session) copy(message []byte) error {
 	ses.pass(wire.FileHeader{
 		Path: path, TTL: time.Duration(c.TTL) * time.Second, Size: entry.Size, Digest: c.SHA256,
 		Plays: time.Duration(c.Duration * float64(time.Second)), Relay: c.Relay,
-	}, open)
+	}, open, false)
 	return nil
 }
 

@@ -28,8 +28,10 @@ const (
 	perPeer      = 4   // sessions with one box: a file that comes slowly must not hold up others
 	idleFor      = time.Minute
 	leastTime    = 10 * time.Second // for a transfer; longer for what plays longer
-	// weight of a transfer beside a viewer's: many viewers wait for what a box passes on.
-	weight = 4
+	// Weights of transfers beside a viewer's: many viewers wait for what a box passes on while it
+	// arrives, some for copies of older segments.
+	liveWeight = 8
+	copyWeight = 2
 )
 
 // Config is what a Service needs.
@@ -47,6 +49,8 @@ type File struct {
 	Open func() (io.ReadCloser, error)
 	// Least is the narrowest address that may be dialled for it.
 	Least netaddr.Scope
+	// Arriving: the file is on its way to this box, and not a copy of what it holds.
+	Arriving bool
 	// Answer tells the publisher what became of a target: a wire.Refused with Box of one that nothing
 	// could be passed on to, a wire.Stored of an old one. It is called from any goroutine.
 	Answer func(any)
@@ -190,6 +194,10 @@ func (s *Service) send(ctx context.Context, f File, n wire.RelayNode, content io
 	if !n.Old {
 		h.RequestID, h.Relay = n.RequestID, n.Relay
 		c.expect(n, f.Answer)
+	}
+	weight := copyWeight
+	if f.Arriving {
+		weight = liveWeight
 	}
 	limited := s.cfg.Uplink.Reader(ctx, content, weight)
 	defer limited.Close()

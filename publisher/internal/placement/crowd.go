@@ -6,7 +6,7 @@ import "time"
 // moment, and for a while as many as there were, because holders that go and come cost copies.
 const (
 	foresee    = 3 * time.Second // further growth like that of the last so long is planned for
-	holdFor    = 8 * time.Second // after which fewer viewers mean fewer holders
+	holdFor    = 5 * time.Second // after which fewer viewers mean fewer holders
 	maxSamples = 64              // samples of the number of viewers that are kept
 )
 

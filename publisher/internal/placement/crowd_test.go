@@ -31,10 +31,10 @@ func TestPlannedViewers(t *testing.T) {
 	if n < 105 {
 		t.Errorf("2 s after all left: %d", n)
 	}
-	for range 20 {
+	for range 8 {
 		n = step(0)
 	}
 	if n != 0 {
-		t.Errorf("12 s after all left: %d", n)
+		t.Errorf("6 s after all left: %d", n)
 	}
 }

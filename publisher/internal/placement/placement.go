@@ -96,6 +96,7 @@ type Placement struct {
 	jobs    map[id.Path]*job   // live segments under way
 	flights map[string]*flight // copies that other boxes pass on, by request
 	plan    plan.Plan
+	viewers map[string]int        // by rendition, when it was made
 	said    map[string]string     // what was said last of each rendition's upload
 	bulk    map[id.Path]int       // files from the queue under way
 	resting map[id.Path]time.Time // segments whose own file could not be read, until when they are left alone

@@ -17,7 +17,7 @@ const (
 	planPause   = 100 * time.Millisecond // between two plans, however fast viewers come
 	demandEvery = time.Second
 	demandAgain = 5 * time.Second // it is said again
-	leastSeat   = 6 * time.Second // that a viewer who asks for nothing keeps its seat…
+	leastSeat   = 4 * time.Second // that a viewer who asks for nothing keeps its seat…
 	seatFor     = 2.5             // …or so many segments
 	moreBoxes   = 10              // links at a time, while upload is short
 )
@@ -94,6 +94,7 @@ func (p *Placement) replan(now time.Time) (changed bool) {
 		all += n
 	}
 	p.watching.Store(int64(all))
+	p.viewers = viewers
 	p.budget(known)
 	before := p.plan
 	p.plan = plan.Make(boxes, renditions, p.cfg.FirstCopies, before)

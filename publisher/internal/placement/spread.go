@@ -424,11 +424,17 @@ func (p *Placement) arrived(m *member, a wire.Stored) {
 	}
 }
 
-// ready reports whether viewers may be shown the segment: the boxes that hold it can carry them, or
-// no more will hold it soon.
+// ready reports whether viewers may be shown the segment: the boxes that hold it have room for those who
+// watch now, or no more will hold it soon.
 func (p *Placement) ready(j *job) bool {
-	wanted := p.wants(j.Live, time.Now())
-	return j.flying == 0 || 2*j.copies >= len(wanted)
+	name := renditionOf(j.Path)
+	viewers, rate, room := p.viewers[name], p.rateOf(j), 0
+	for _, box := range p.records.holders(j.Path, j.Digest) {
+		if m := p.members[box]; m != nil && m.link.Up() {
+			room += plan.Slots(float64(m.link.Standing().Grant)-p.plan.Relayed[box], rate)
+		}
+	}
+	return j.flying == 0 || room >= viewers
 }
 
 func hasStream(favours []string, rendition string) bool {

@@ -69,9 +69,9 @@ func gap(listed playlist.Entry, number uint64) *entry {
 // is shorter.
 const maxRelease = 2 * time.Second
 
-// crowdedRelease is for how many target durations it waits where there are more viewers than the origin should serve. Who
+// crowdedRelease is how many target durations it waits where there are more viewers than the origin should serve. Who
 // watches plays three of them behind the newest segment, and a delay that stays the same delays nobody.
-const crowdedRelease = 2
+const crowdedRelease = 1
 
 // await decides until when an entry waits for a box, where there are boxes.
 func (s *Stream) await(now time.Time, r *rendition, e *entry, boxes, crowded bool) {
