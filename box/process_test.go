@@ -71,7 +71,8 @@ func (p *process) start() {
 	}
 	p.log.Reset()
 	p.cmd = exec.Command("sh", "-c", p.shell+` && exec "$0" "$@"`, binary, "--listen", "127.0.0.1:0",
-		"--data-dir", filepath.Join(p.dir, "data"), "--live-dir", filepath.Join(p.dir, "live"), "--live-limit", "1GB", "--storage-limit", "1GB")
+		"--data-dir", filepath.Join(p.dir, "data"), "--live-dir", filepath.Join(p.dir, "live"), "--live-limit", "1GB", "--storage-limit", "1GB",
+		"--upload-capacity", "1Gbit/s", "--upload-limit", "1Gbit/s")
 	p.cmd.Dir = p.dir
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {

@@ -31,7 +31,7 @@ const (
 // them soon after a start.
 func TestBoxMemory(t *testing.T) {
 	dir := t.TempDir()
-	b := newDaemon(t, "run_box", "box", dir, fmt.Sprintf("box:\n  data_dir: %q\n  live_dir: %q\n", filepath.Join(dir, "data"), filepath.Join(dir, "live")))
+	b := newDaemon(t, "run_box", "box", dir, fmt.Sprintf("box:\n  data_dir: %q\n  live_dir: %q\n  upload_capacity: 1Gbit/s\n  upload_limit: 1Gbit/s\n", filepath.Join(dir, "data"), filepath.Join(dir, "live")))
 	if idle := resident(t, b); idle > idleMemory {
 		t.Errorf("idle: %.1f MB resident", idle/1e6)
 	} else {
