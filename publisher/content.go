@@ -65,6 +65,9 @@ func (c content) stream(path id.Path) *stream.Stream {
 // Redirected implements front.Content.
 func (c content) Redirected(box id.BoxID, bytes int64) { c.p.placement.Redirected(box, bytes) }
 
+// Joined implements front.Content.
+func (c content) Joined(box id.BoxID, bytes int64) { c.p.placement.Joined(box, bytes) }
+
 // Complained implements front.Content.
 func (c content) Complained(box id.BoxID, path id.Path, viewer netip.Addr) {
 	c.p.placement.Complained(box, path, viewer)

@@ -39,6 +39,8 @@ func (s *shelf) Locate(path id.Path, asker Asker) (Location, bool) {
 
 func (s *shelf) Redirected(_ id.BoxID, n int64) { s.bytes += n }
 
+func (*shelf) Joined(id.BoxID, int64) {}
+
 func (*shelf) Complained(id.BoxID, id.Path, netip.Addr) {}
 
 func (s *shelf) Open(path id.Path) (*os.File, error) {

@@ -17,10 +17,14 @@ import (
 )
 
 // loadHalf is the time after which half of a viewer load is forgotten.
-const loadHalf = 5 * time.Second
+const loadHalf = 3 * time.Second
 
-// viewerLoad is the decayed rate of bytes that a box was asked for through redirects, of files that are no
-// live segments.
+// joinSegments is how many segments a viewer loads at once when it joins, beside the one that it plays: it
+// begins three target durations before the end.
+const joinSegments = 2
+
+// viewerLoad is the decayed rate of bytes that a box was asked for through redirects beside what its seats
+// cost: for files that are no live segments, and for viewers who join.
 type viewerLoad struct {
 	mu   sync.Mutex
 	rate float64 // bytes/s
@@ -97,7 +101,7 @@ func (p *Placement) Find(path id.Path, digest id.Digest, asker front.Asker) Foun
 		}
 		all = append(all, c)
 	}
-	return p.order(found, all, asker.Addr, rate)
+	return p.order(found, all, asker.Addr, rate, watching && seat != "")
 }
 
 // candidate is a box that could serve a viewer.
@@ -113,15 +117,18 @@ func (p *Placement) loadOf(m *member, now time.Time) float64 {
 	return p.cfg.Audience.Load(m.id, p.rate) + p.plan.Relayed[m.id] + m.viewers.get(now)
 }
 
-// order sorts the candidates: those that have room for the viewer as a plan has it, else those whose grant it does
-// not exceed, and behind them the others, the least loaded first.
-func (p *Placement) order(found Found, all []candidate, viewer netip.Addr, rate float64) Found {
-	limit := 1.0
-	if found.Watching {
-		limit = mostOver
-	}
-	if !found.Watching && slices.ContainsFunc(all, func(c candidate) bool { return c.fraction <= plan.Share }) {
-		limit = plan.Share
+// order sorts the candidates: those that have room for the viewer as a plan has it. Where none has, who
+// sits at a box stays with boxes, somewhat over their grants; who is new, or sits at the origin, gets up to a
+// grant only where the origin has nothing left. Behind them come the others, the least loaded first.
+func (p *Placement) order(found Found, all []candidate, viewer netip.Addr, rate float64, atBox bool) Found {
+	limit := plan.Share
+	if !slices.ContainsFunc(all, func(c candidate) bool { return c.fraction <= plan.Share }) {
+		switch {
+		case atBox:
+			limit = mostOver
+		case !found.Origin:
+			limit = 1
+		}
 	}
 	var order []ranking.Holder
 	var full []candidate
@@ -161,7 +168,10 @@ func mayReach(viewer, edge netip.Addr) bool {
 	return !edge.IsValid() || netaddr.MayReach(viewer, edge)
 }
 
-// Redirected notes that a viewer was sent to the box for so many bytes.
+// Joined notes that a viewer who was sent to the box is new.
+func (p *Placement) Joined(box id.BoxID, bytes int64) { p.Redirected(box, joinSegments*bytes) }
+
+// Redirected notes that somebody was sent to the box for so many bytes of a file that is no live segment.
 func (p *Placement) Redirected(box id.BoxID, bytes int64) {
 	p.mu.Lock()
 	m := p.members[box]
