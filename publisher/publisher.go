@@ -129,7 +129,7 @@ func (p *Publisher) openStreams() error {
 		s, err := stream.New(stream.Config{
 			Name: name, Source: c.Source, SegmentTTL: c.SegmentTTL.Or(0).Std(),
 			Dir: filepath.Join(p.cfg.DataDir, "streams", c.Name), WindowLimit: int64(p.cfg.WindowLimit),
-			Boxes: p.placement.Up, Crowded: p.placement.Crowded,
+			Boxes: p.placement.Up, Patience: p.placement.Patience,
 		}, placer, p.log)
 		if err != nil {
 			return fmt.Errorf("stream %s: %w", name, err)

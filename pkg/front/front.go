@@ -270,13 +270,13 @@ func (f *Front) answer(w http.ResponseWriter, r *http.Request, path id.Path) err
 	boxes := loc.Boxes[:loc.Room]
 	if len(boxes) == 0 && !loc.Own {
 		switch {
-		case loc.Watching && !loc.Origin:
+		case loc.Watching && !loc.Origin && len(loc.Boxes) > 0:
 			boxes = loc.Boxes
-		case !loc.Watching && !loc.Origin && asker.Rendition != "":
-			return f.turnAway(w, asker, now)
+		case !loc.Origin && asker.Rendition != "":
+			return f.turnAway(w, asker, loc.Watching, now)
 		}
 	}
-	if loc.Own || len(boxes) == 0 || past.origin() {
+	if loc.Own || len(boxes) == 0 || past.origin() && loc.Origin {
 		file, err := f.cfg.Content.Open(path)
 		if err == nil {
 			defer file.Close()
@@ -335,11 +335,13 @@ func (f *Front) sentBack(r *http.Request, asked request, now time.Time) id.BoxID
 	return box
 }
 
-// turnAway tells a viewer who is new that there is no upload for it now. It counts as one that wants
-// some.
-func (f *Front) turnAway(w http.ResponseWriter, asker Asker, now time.Time) error {
-	f.sit(asker, nowhere, now)
-	f.turnedAway.Add(1)
+// turnAway tells a viewer that there is no upload for it now: one who is new, who counts as one that wants
+// some, or one who watches and whose segment no box has yet.
+func (f *Front) turnAway(w http.ResponseWriter, asker Asker, watching bool, now time.Time) error {
+	if !watching {
+		f.sit(asker, nowhere, now)
+		f.turnedAway.Add(1)
+	}
 	w.Header().Set("Retry-After", "1")
 	return httperr.New(http.StatusServiceUnavailable, "all boxes and the origin have as many viewers as they can carry now; try again in a second", nil)
 }

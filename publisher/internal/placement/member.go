@@ -3,6 +3,7 @@ package placement
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"os"
@@ -192,6 +193,13 @@ func (p *Placement) next(ctx context.Context, m *member) *delivery {
 }
 
 func (p *Placement) push(ctx context.Context, m *member, d *delivery) {
+	if p.cfg.Uplink > 0 {
+		if err := p.awaitTurn(ctx, d); err != nil {
+			p.finished(m, d, liveFile(d.Live), time.Now(), 0, err)
+			return
+		}
+		defer p.turns.give()
+	}
 	limit := min(pushWithin(d.job), time.Until(d.Expires))
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, errTooSlow)
 	defer cancel()
@@ -203,6 +211,24 @@ func (p *Placement) push(ctx context.Context, m *member, d *delivery) {
 		took = time.Since(start)
 	}
 	p.finished(m, d, file, start, took, err)
+}
+
+// awaitTurn waits until the publisher's upload is free for a push, at most for as long as its segment is of
+// use.
+func (p *Placement) awaitTurn(ctx context.Context, d *delivery) error {
+	ctx, cancel := context.WithDeadlineCause(ctx, d.Expires, errTooSlow)
+	defer cancel()
+	p.mu.Lock()
+	copies := d.copies
+	p.mu.Unlock()
+	err := p.turns.take(ctx, d, copies)
+	switch {
+	case errors.Is(err, errTooSlow):
+		return fmt.Errorf("%w in time: the publisher's upload was busy with others", push.ErrSource)
+	case err != nil:
+		return fmt.Errorf("%w: %w", push.ErrClosed, err)
+	}
+	return nil
 }
 
 // pushWithin is how long a live segment may wait for a box, and then its push take.

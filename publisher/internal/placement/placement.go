@@ -107,6 +107,7 @@ type Placement struct {
 	budgeted map[string]bool                      // renditions whose budget was said; likewise
 	watching atomic.Int64
 	requests requests
+	turns    turns // of pushes, where the publisher's upload is limited
 
 	repair  chan struct{}
 	drained chan struct{} // closed when no live push is left, once Drain waits for it; nil before
@@ -123,6 +124,7 @@ type job struct {
 	Live
 	tried  map[id.BoxID]bool // asked by a push of ours, holding or failed
 	flying int               // pushes queued or under way, and copies that others pass on
+	roots  int               // of them pushes to boxes that can pass it on
 	copies int               // made by this job
 	relays map[id.BoxID]*flight
 	lost   map[id.BoxID]int // copies that were passed on in vain
@@ -131,7 +133,16 @@ type job struct {
 // delivery is a push of ours, with the boxes that its receiver passes the segment on to.
 type delivery struct {
 	*job
-	nodes []wire.RelayNode
+	nodes  []wire.RelayNode
+	relays bool // the box can pass it on to others, later
+}
+
+// ended notes that a push is neither queued nor under way any more.
+func (d *delivery) ended() {
+	d.flying--
+	if d.relays {
+		d.roots--
+	}
 }
 
 // New returns a placement that has no boxes until Run.
@@ -339,18 +350,23 @@ func (p *Placement) place(s Live) {
 
 // pushTo gives a segment to a box to hold, and to pass on. The caller holds the lock.
 func (p *Placement) pushTo(j *job, box id.BoxID, nodes []wire.RelayNode) {
+	m := p.members[box]
+	d := &delivery{job: j, nodes: nodes, relays: p.planMember(m, j).CanPassOn()}
 	j.tried[box] = true
 	j.flying++
+	if d.relays {
+		j.roots++
+	}
 	p.jobs[j.Path] = j
-	if late := p.members[box].enqueue(&delivery{j, nodes}, time.Now()); late != nil {
-		p.elsewhere(p.members[box], late, ReasonOverflow)
+	if late := m.enqueue(d, time.Now()); late != nil {
+		p.elsewhere(m, late, ReasonOverflow)
 	}
 }
 
 // elsewhere gives what waited for a box to another one.
 func (p *Placement) elsewhere(m *member, d *delivery, why Reason) {
 	p.undelivered.add(why)
-	d.flying--
+	d.ended()
 	p.forsake(d.job, m.id)
 	p.spread(d.job)
 }
@@ -427,7 +443,7 @@ func (p *Placement) finished(m *member, d *delivery, file push.File, start time.
 	m.pace(j.Duration, took, err)
 	silent := !m.pushing[d]
 	delete(m.pushing, d)
-	j.flying--
+	d.ended()
 	if err != nil {
 		p.undelivered.add(reasonOf(err))
 		p.forsake(j, m.id)

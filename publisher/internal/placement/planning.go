@@ -238,19 +238,26 @@ func (p *Placement) OriginLimit() float64 {
 
 func (p *Placement) rate(rendition string) float64 { return (*p.rates.Load())[rendition].Rate }
 
-// Crowded reports whether more viewers wait for a rendition's next segment than the publisher should
-// serve itself: the segment had better wait for boxes. Any goroutine.
-func (p *Placement) Crowded() bool {
+// Patience is how long a segment should wait for boxes before viewers are shown it, in target durations: half of
+// one where the publisher can as well serve it itself, longer with a crowd, and nearly as long as viewers
+// have buffered where it cannot serve them. Any goroutine.
+func (p *Placement) Patience() float64 {
 	limit := p.OriginLimit()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	load, fewest := 0.0, math.Inf(1)
+	load, fewest, most := 0.0, math.Inf(1), 0.0
 	for name, h := range p.plan.Holders {
 		rate := p.rate(name)
 		load += float64(h.Viewers) * rate
-		fewest = min(fewest, few*rate)
+		fewest, most = min(fewest, few*rate), max(most, rate)
 	}
-	return load > fewest || limit > 0 && load > limit
+	switch {
+	case limit > 0 && (load > limit || most > limit):
+		return 2.5
+	case load > fewest:
+		return 1
+	}
+	return 0.5
 }
 
 // few viewers are better served by the publisher than late.

@@ -125,10 +125,21 @@ func (p *Placement) replicate(j *job, holding []plan.Member, n int) {
 	for _, box := range chosen {
 		members = append(members, p.planMember(p.members[box], j))
 	}
-	if len(holding) > 0 {
+	switch {
+	case len(holding) > 0:
 		chosen = p.copyOn(j, holding, members)
 		if time.Since(j.Complete) < relayPatience {
 			return // they have much to pass on now
+		}
+	case j.roots >= max(p.cfg.FirstCopies, 1):
+		return // who gets it passes it on
+	default: // who can pass it on comes first, and suffices
+		roots, _ := plan.Roots(members, max(p.cfg.FirstCopies, 1))
+		if len(roots) > 0 && roots[0].CanPassOn() {
+			chosen = nil
+			for _, root := range roots {
+				chosen = append(chosen, root.ID)
+			}
 		}
 	}
 	for _, box := range chosen {

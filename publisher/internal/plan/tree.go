@@ -40,6 +40,9 @@ func (m Member) fanOut() int {
 	return min(m.Slots, max(2, m.Slots/2), mostFanOut)
 }
 
+// CanPassOn reports whether the box can pass a segment on to others.
+func (m Member) CanPassOn() bool { return m.fanOut() > 0 }
+
 // Roots takes out so many members that the publisher sends to: the first that can pass on, else the
 // first.
 func Roots(members []Member, n int) (roots, rest []Member) {

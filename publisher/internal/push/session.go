@@ -73,7 +73,7 @@ type Own struct {
 
 // Weights of transfers to boxes in the uplink: a segment that is late is of no use.
 const (
-	liveWeight = 4
+	liveWeight = 16
 	bulkWeight = 1
 )
 

@@ -33,7 +33,9 @@ type Config struct {
 	Dir         string        // of this stream alone: state.json and window/
 	WindowLimit int64         // bytes of the window on disk, oldest out first; 0: 1 GiB
 	Boxes       func() int    // boxes that segments can be placed on now; 0 or nil: entries do not wait for one
-	Crowded     func() bool   // there are more viewers than the origin should serve: entries wait longer for boxes; nil: never
+	// Patience is how long an entry waits for boxes that hold it before it is shown, in target durations; nil:
+	// half of one.
+	Patience func() float64
 }
 
 const defaultWindowLimit = 1 << 30

@@ -12,7 +12,10 @@ import (
 // gap, but right behind a break, where nobody expects anything yet, it is part of the break.
 func (s *Stream) take(now time.Time, r *rendition, m *playlist.Media, i int, e *entry) (Segment, bool) {
 	boxes := s.cfg.Boxes != nil && s.cfg.Boxes() > 0
-	crowded := boxes && s.cfg.Crowded != nil && s.cfg.Crowded()
+	patience := usualRelease
+	if boxes && s.cfg.Patience != nil {
+		patience = s.cfg.Patience()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	listed, sequence := m.Entries[i], m.Sequence+uint64(i)
@@ -43,7 +46,7 @@ func (s *Stream) take(now time.Time, r *rendition, m *playlist.Media, i int, e *
 	r.append(e, len(m.Entries), m.Sequence > r.epochFirst)
 	e.version = s.changed()
 	e.TTL = s.ttl(r, m)
-	s.await(now, r, e, boxes, crowded)
+	s.await(now, r, e, boxes, patience)
 	if e.Listed.Gap {
 		return Segment{}, false
 	}
@@ -65,26 +68,26 @@ func gap(listed playlist.Entry, number uint64) *entry {
 	return &entry{Listed: listed}
 }
 
-// maxRelease is the longest that an entry waits for a box; half a target duration where that
-// is shorter.
-const maxRelease = 2 * time.Second
-
-// crowdedRelease is how many target durations it waits where there are more viewers than the origin should serve. Who
-// watches plays three of them behind the newest segment, and a delay that stays the same delays nobody.
-const crowdedRelease = 1
+// usualRelease is how many target durations an entry waits for a box, and maxRelease the longest that it
+// does where nobody said otherwise. Who watches plays three of them behind the newest segment, and a delay
+// that stays the same delays nobody.
+const (
+	usualRelease = 0.5
+	maxRelease   = 2 * time.Second
+)
 
 // await decides until when an entry waits for a box, where there are boxes.
-func (s *Stream) await(now time.Time, r *rendition, e *entry, boxes, crowded bool) {
+func (s *Stream) await(now time.Time, r *rendition, e *entry, boxes bool, patience float64) {
 	e.deadline = now
 	if e.Listed.Gap || !boxes {
 		e.released = true
 		return
 	}
-	half := time.Duration(r.targetDuration) * time.Second / 2
-	e.deadline = now.Add(min(half, maxRelease))
-	if crowded {
-		e.deadline = now.Add(2 * crowdedRelease * half)
+	wait := time.Duration(patience * float64(r.targetDuration) * float64(time.Second))
+	if patience <= usualRelease {
+		wait = min(wait, maxRelease)
 	}
+	e.deadline = now.Add(wait)
 	s.pending[e.Path] = append(s.pending[e.Path], e)
 }
 
