@@ -267,6 +267,12 @@ func (f *Front) answer(w http.ResponseWriter, r *http.Request, path id.Path) err
 	if !ok {
 		return httperr.NotFound("not here: the segment is gone, or it never was; reload the playlist")
 	}
+	if len(loc.Boxes) == 0 && !loc.Own && !loc.Origin && len(asker.Avoid) > 0 {
+		asker.Avoid = nil // a box that was full a moment ago is better than nobody
+		if again, ok := f.cfg.Content.Locate(path, asker); ok {
+			loc = again
+		}
+	}
 	boxes := loc.Boxes[:loc.Room]
 	if len(boxes) == 0 && !loc.Own {
 		switch {

@@ -15,10 +15,12 @@ type Reader struct {
 	waited time.Duration
 }
 
-// Reader returns a reader of r whose bytes count as a transfer of the limit, with a weight as Open takes
+// Reader returns a reader of r, of size bytes, that count as a transfer of the limit, with a weight as Open takes
 // it. The caller closes it. When ctx ends reading fails with its cause.
-func (l *Limiter) Reader(ctx context.Context, r io.Reader, weight int) *Reader {
-	return &Reader{ctx: ctx, r: r, flow: l.Open(weight)}
+func (l *Limiter) Reader(ctx context.Context, r io.Reader, size int64, weight int) *Reader {
+	flow := l.Open(weight)
+	flow.Expect(size)
+	return &Reader{ctx: ctx, r: r, flow: flow}
 }
 
 // Read reads, and then waits until what it read may be sent.

@@ -15,6 +15,9 @@ import (
 // ErrClosed is what Take returns once its flow is closed.
 var ErrClosed = errors.New("uplink: the flow is closed")
 
+// silence is how long a flow may take nothing before Within leaves it out.
+const silence = 2 * time.Second
+
 // Limiter is a limit of upload. Its methods may be called concurrently.
 //
 // Turns are those of start-time fair queueing: each flow has a virtual time, which goes on by what it
@@ -30,15 +33,14 @@ type Limiter struct {
 	waiting queue
 	timer   *time.Timer // calls wake; nil before somebody waited
 	armed   bool        // the timer runs
-	flows   int         // open ones
-	weights int64       // the sum of theirs
+	open    map[*Flow]struct{}
 	meter   meter
 }
 
 // New returns a limiter of rate bytes per second. 0 is no limit.
 func New(rate int64) *Limiter {
 	now := time.Now()
-	l := &Limiter{rate: max(0, rate), at: now, meter: meter{began: now}}
+	l := &Limiter{rate: max(0, rate), at: now, open: map[*Flow]struct{}{}, meter: meter{began: now}}
 	l.tokens = float64(l.burst())
 	return l
 }
@@ -85,19 +87,25 @@ func (l *Limiter) Sent() int64 {
 func (l *Limiter) Flows() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.flows
+	return len(l.open)
 }
 
-// Share returns the bytes/s that one more flow of that weight would get if all open flows took all
-// they can; math.MaxInt64 without a limit.
-func (l *Limiter) Share(weight int) int64 {
+// Within returns the time in which n bytes more could be sent beside all that open flows expect to send; 0
+// without a limit. A flow that has taken nothing for a while, because its peer takes nothing, does not
+// count.
+func (l *Limiter) Within(n int64) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.rate == 0 {
-		return math.MaxInt64
+		return 0
 	}
-	w := max(1, int64(weight))
-	return int64(float64(l.rate) * float64(w) / float64(l.weights+w))
+	now := time.Now()
+	for f := range l.open {
+		if f.place >= 0 || now.Sub(f.last) < silence {
+			n += f.left
+		}
+	}
+	return time.Duration(float64(n) / float64(l.rate) * float64(time.Second))
 }
 
 // Now returns the bytes that were given out in the last second, to within 100 ms.
@@ -139,6 +147,7 @@ func (l *Limiter) serve(now time.Time) {
 		l.virtual = f.start
 		f.start += float64(n) / float64(f.weight)
 		l.meter.add(now, n)
+		f.left, f.last = max(f.left-n, 0), now
 		f.answer(n)
 	}
 }
@@ -178,16 +187,24 @@ type Flow struct {
 	parked bool          // somebody receives from ready
 	ready  chan struct{} // the answer is there; nil before somebody was parked
 	closed bool
+	left   int64     // bytes that it expects to take
+	last   time.Time // it took some, or was opened
 }
 
 // Open begins a transfer that gets weight times what one of weight 1 does. The caller closes it.
 func (l *Limiter) Open(weight int) *Flow {
-	f := &Flow{l: l, weight: max(1, int64(weight)), place: -1}
+	f := &Flow{l: l, weight: max(1, int64(weight)), place: -1, last: time.Now()}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.flows++
-	l.weights += f.weight
+	l.open[f] = struct{}{}
 	return f
+}
+
+// Expect says how many bytes the flow will take from now on, for Within.
+func (f *Flow) Expect(n int64) {
+	f.l.mu.Lock()
+	defer f.l.mu.Unlock()
+	f.left, f.last = max(n, 0), time.Now()
 }
 
 // Take waits for the flow's turn and returns how many bytes it may send now, 1 to want: what the
@@ -294,8 +311,7 @@ func (f *Flow) Close() {
 		return
 	}
 	f.closed = true
-	l.flows--
-	l.weights -= f.weight
+	delete(l.open, f)
 	if f.place >= 0 {
 		f.answer(0)
 		f.leave()

@@ -153,10 +153,6 @@ func TestFair(t *testing.T) {
 		var modest int64 // 10 kB/s, far less than its share
 		load.run(ctx, l.Open(1), &modest, always(1000), func() time.Duration { return 100 * time.Millisecond })
 		silent := l.Open(100)
-		synctest.Wait()
-		if share := l.Share(1); share != rate/(14+100+1) {
-			t.Errorf("one more would get %d", share)
-		}
 		load.group.Wait()
 		silent.Close()
 		if float64(modest) < 0.85*10_000*lasts.Seconds() { // its turns take a moment too
@@ -254,8 +250,8 @@ func TestUnlimited(t *testing.T) {
 		if n, err := f.Take(t.Context(), 0); n != 0 || err != nil {
 			t.Error(n, err)
 		}
-		if l.Share(1) != math.MaxInt64 || l.Sent() != 3<<40 || l.Peak() != 3<<40 || l.Now() != 3<<40 {
-			t.Errorf("share %d, sent %d, peak %d, now %d", l.Share(1), l.Sent(), l.Peak(), l.Now())
+		if l.Within(1<<40) != 0 || l.Sent() != 3<<40 || l.Peak() != 3<<40 || l.Now() != 3<<40 {
+			t.Errorf("within %v, sent %d, peak %d, now %d", l.Within(1<<40), l.Sent(), l.Peak(), l.Now())
 		}
 		l.SetRate(1000)
 		got := make(chan int64)
@@ -489,8 +485,8 @@ func schedule(t *testing.T, rng *rand.Rand) {
 	if peak := l.Peak(); float64(peak) > 1.05*float64(rate) {
 		t.Errorf("peak %d at %d", peak, rate)
 	}
-	if l.Sent() != sent || l.Flows() != 0 || l.weights != 0 || len(l.waiting) != 0 {
-		t.Errorf("sent %d (want %d), %d flows of weight %d, %d wait", l.Sent(), sent, l.Flows(), l.weights, len(l.waiting))
+	if l.Sent() != sent || l.Flows() != 0 || len(l.waiting) != 0 {
+		t.Errorf("sent %d (want %d), %d flows, %d wait", l.Sent(), sent, l.Flows(), len(l.waiting))
 	}
 }
 
@@ -508,4 +504,40 @@ func BenchmarkTake(b *testing.B) {
 			})
 		})
 	}
+}
+
+// TestWithin: what open flows still expect to send, for as long as they take it.
+func TestWithin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := New(1000)
+		if got := l.Within(500); got != 500*time.Millisecond {
+			t.Errorf("alone: %v", got)
+		}
+		busy, stuck := l.Open(8), l.Open(1)
+		busy.Expect(3000)
+		stuck.Expect(2000)
+		if got := l.Within(500); got != 5500*time.Millisecond {
+			t.Errorf("beside two: %v", got)
+		}
+		for left := int64(1000); left > 0; {
+			n, err := busy.Take(t.Context(), left)
+			if err != nil {
+				t.Fatal(err)
+			}
+			left -= n
+		}
+		if got := l.Within(500); got != 4500*time.Millisecond {
+			t.Errorf("a second later: %v", got)
+		}
+		time.Sleep(silence)
+		busy.Expect(2000)
+		if got := l.Within(500); got != 2500*time.Millisecond {
+			t.Errorf("when one takes nothing any more: %v", got)
+		}
+		busy.Close()
+		stuck.Close()
+		if got := l.Within(0); got != 0 {
+			t.Errorf("alone again: %v", got)
+		}
+	})
 }

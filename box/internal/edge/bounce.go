@@ -21,6 +21,7 @@ func (e *Edge) takePart(w *response, r *http.Request, plays time.Duration, n int
 	var flow *uplink.Flow
 	if fits {
 		flow = e.cfg.Uplink.Open(1)
+		flow.Expect(n)
 	}
 	e.admit.Unlock()
 	if fits {
@@ -29,17 +30,9 @@ func (e *Edge) takePart(w *response, r *http.Request, plays time.Duration, n int
 	return fits
 }
 
-// inTime reports whether n bytes can be sent while they play. The share is a guess, as most viewers are
-// not busy all the time; where hardly anybody else is there the rate itself says more.
+// inTime reports whether n bytes can be sent while they play, beside all that is under way to others.
 func inTime(l *uplink.Limiter, plays time.Duration, n int64) bool {
-	if plays <= 0 {
-		return true // nobody knows
-	}
-	rate := l.Share(1)
-	if l.Flows() <= 1 && l.Rate() > 0 {
-		rate = l.Rate()
-	}
-	return float64(rate)*plays.Seconds() >= float64(n)
+	return plays <= 0 || l.Within(n) <= plays // 0: nobody knows
 }
 
 // bounce answers a request that takePart turned away: back to the publisher's front, which knows other

@@ -167,8 +167,13 @@ func TestBounce(t *testing.T) {
 	})
 	base += "/" + string(pub)
 	path := strings.ReplaceAll(live, " ", "%20")
+	var others []*uplink.Flow
+	much := int64(0) // what the last of them expects to send
 	get := func(method, path string, want int, headers ...string) *http.Response {
 		t.Helper()
+		if much > 0 {
+			others[len(others)-1].Expect(much) // it has not fallen silent
+		}
 		req, err := http.NewRequestWithContext(t.Context(), method, base+path, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -190,9 +195,10 @@ func TestBounce(t *testing.T) {
 		return resp
 	}
 	get("GET", path, 200) // alone
-	others := []*uplink.Flow{limit.Open(1)}
+	others = append(others, limit.Open(8))
+	others[0].Expect(1000)
 	get("GET", path, 200) // one other, and the rate suffices
-	others = append(others, limit.Open(1))
+	much = 80_000
 
 	resp := get("GET", path, 302)
 	if at := resp.Header.Get("Location"); at != "http://127.0.0.1:7071"+path+"?avoid="+string(box) {
@@ -232,6 +238,7 @@ func TestBounce(t *testing.T) {
 	for _, f := range others {
 		f.Close()
 	}
+	much = 0
 	get("GET", path, 200)
 	limit.SetRate(0)
 	for range 20 {

@@ -31,7 +31,7 @@ const (
 	// Weights of transfers beside a viewer's: many viewers wait for what a box passes on while it
 	// arrives, some for copies of older segments.
 	liveWeight = 8
-	copyWeight = 2
+	copyWeight = 4
 )
 
 // Config is what a Service needs.
@@ -199,7 +199,7 @@ func (s *Service) send(ctx context.Context, f File, n wire.RelayNode, content io
 	if f.Arriving {
 		weight = liveWeight
 	}
-	limited := s.cfg.Uplink.Reader(ctx, content, weight)
+	limited := s.cfg.Uplink.Reader(ctx, content, h.Size, weight)
 	defer limited.Close()
 	err = c.WriteFile(ctx, h.AppendTo(nil), counted{limited, &s.sent}, h.Size)
 	if err == nil && n.Old {

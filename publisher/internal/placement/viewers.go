@@ -114,21 +114,17 @@ type candidate struct {
 
 // loadOf is what is asked of a box by our viewers and for passing on, bytes/s. The caller holds the lock.
 func (p *Placement) loadOf(m *member, now time.Time) float64 {
-	return p.cfg.Audience.Load(m.id, p.rate) + p.plan.Relayed[m.id] + m.viewers.get(now)
+	passing := max(p.plan.Relayed[m.id], float64(m.passing)/horizon.Seconds())
+	return p.cfg.Audience.Load(m.id, p.rate) + passing + m.viewers.get(now)
 }
 
-// order sorts the candidates: those that have room for the viewer as a plan has it. Where none has, who
-// sits at a box stays with boxes, somewhat over their grants; who is new, or sits at the origin, gets up to a
-// grant only where the origin has nothing left. Behind them come the others, the least loaded first.
+// order sorts the candidates: those that have room for the viewer as a plan has it, or where none has and the
+// viewer sits at a box already, somewhat over their grants: who watches goes on. Behind them come the
+// others, the least loaded first.
 func (p *Placement) order(found Found, all []candidate, viewer netip.Addr, rate float64, atBox bool) Found {
 	limit := plan.Share
-	if !slices.ContainsFunc(all, func(c candidate) bool { return c.fraction <= plan.Share }) {
-		switch {
-		case atBox:
-			limit = mostOver
-		case !found.Origin:
-			limit = 1
-		}
+	if atBox && !slices.ContainsFunc(all, func(c candidate) bool { return c.fraction <= plan.Share }) {
+		limit = mostOver
 	}
 	var order []ranking.Holder
 	var full []candidate

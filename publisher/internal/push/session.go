@@ -256,7 +256,7 @@ func receipt(reply any, f File) (Receipt, error) {
 func (s *Session) write(ctx context.Context, h wire.FileHeader, f File, content io.Reader) (began time.Time, err error) {
 	counted := &countingReader{r: content, n: &s.sent}
 	if s.uplink != nil {
-		limited := s.uplink.Reader(ctx, content, s.weight)
+		limited := s.uplink.Reader(ctx, content, f.Size, s.weight)
 		defer limited.Close()
 		// Its wait is ours, and says nothing about the box.
 		defer func() { began = began.Add(min(limited.Waited(), max(time.Since(began), 0))) }()
