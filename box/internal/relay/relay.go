@@ -30,8 +30,8 @@ const (
 	leastTime    = 10 * time.Second // for a transfer; longer for what plays longer
 	// Weights of transfers beside a viewer's: many viewers wait for what a box passes on while it
 	// arrives, some for copies of older segments.
-	liveWeight = 8
-	copyWeight = 4
+	liveWeight = 3
+	copyWeight = 1
 )
 
 // Config is what a Service needs.

@@ -18,14 +18,14 @@ import (
 
 // Times of passing on.
 const (
-	recentSegments = 3               // the newest of a rendition: what viewers who join ask for. Older ones are not copied for a crowd
-	horizon        = time.Second     // what a box is asked to pass on, beside what is live, is at most what it can in so long
-	leastLag       = 3 * time.Second // a copy that is not there so long after its source…
-	lagSegments    = 2               // …or this many times what it plays, comes from somebody else
-	relayPatience  = 5 * time.Second // from when a segment is complete, before the publisher itself sends the replicas that boxes should
-	lateFor        = time.Minute     // for which a copy that was given up still counts when it comes
-	mostLost       = 2               // copies passed on to a box in vain before a segment is not sent there again
-	cannotFor      = time.Minute     // for which a box is not asked again to pass on to one that it could not reach
+	recentSegments = 3                      // the newest of a rendition: what viewers who join ask for. Older ones are not copied for a crowd
+	horizon        = 500 * time.Millisecond // what a box is asked to pass on, beside what is live, is at most what it can in so long
+	leastLag       = 3 * time.Second        // a copy that is not there so long after its source…
+	lagSegments    = 2                      // …or this many times what it plays, comes from somebody else
+	relayPatience  = 5 * time.Second        // from when a segment is complete, before the publisher itself sends the replicas that boxes should
+	lateFor        = time.Minute            // for which a copy that was given up still counts when it comes
+	mostLost       = 2                      // copies passed on to a box in vain before a segment is not sent there again
+	cannotFor      = time.Minute            // for which a box is not asked again to pass on to one that it could not reach
 )
 
 // flight is a copy that one box passes on to another.

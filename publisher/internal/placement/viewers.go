@@ -19,9 +19,10 @@ import (
 // loadHalf is the time after which half of a viewer load is forgotten.
 const loadHalf = 3 * time.Second
 
-// joinSegments is how many segments a viewer loads at once when it joins, beside the one that it plays: it
-// begins three target durations before the end.
-const joinSegments = 2
+// joinSegments is what a viewer costs when it joins, in segments beside its seat. It begins three target
+// durations before the end and loads them all at once; while it has no more than one of them, it stalls
+// where that is slow. So much, forgotten by halves, keeps two segments' worth free for it over the time of one.
+const joinSegments = 4
 
 // viewerLoad is the decayed rate of bytes that a box was asked for through redirects beside what its seats
 // cost: for files that are no live segments, and for viewers who join.
@@ -114,7 +115,7 @@ type candidate struct {
 
 // loadOf is what is asked of a box by our viewers and for passing on, bytes/s. The caller holds the lock.
 func (p *Placement) loadOf(m *member, now time.Time) float64 {
-	passing := max(p.plan.Relayed[m.id], float64(m.passing)/horizon.Seconds())
+	passing := max(p.plan.Relayed[m.id], float64(m.passing)) // in about a second
 	return p.cfg.Audience.Load(m.id, p.rate) + passing + m.viewers.get(now)
 }
 
