@@ -66,7 +66,9 @@ func (c content) stream(path id.Path) *stream.Stream {
 func (c content) Redirected(box id.BoxID, bytes int64) { c.p.placement.Redirected(box, bytes) }
 
 // Joined implements front.Content.
-func (c content) Joined(box id.BoxID, bytes int64) { c.p.placement.Joined(box, bytes) }
+func (c content) Joined(rendition string, box id.BoxID, bytes int64) {
+	c.p.placement.Joined(rendition, box, bytes)
+}
 
 // Complained implements front.Content.
 func (c content) Complained(box id.BoxID, path id.Path, viewer netip.Addr) {

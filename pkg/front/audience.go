@@ -117,6 +117,17 @@ func (a *Audience) Seats(box id.BoxID) map[string]int {
 	return maps.Clone(a.boxes[box])
 }
 
+// Seated returns how many viewers of a rendition sit at boxes.
+func (a *Audience) Seated(rendition string) (n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	n = len(a.groups[rendition])
+	for _, at := range []id.BoxID{atOrigin, nowhere} {
+		n -= a.boxes[at][rendition]
+	}
+	return n
+}
+
 // Viewers counts the viewers of each rendition, those without a place too, and forgets who has not asked
 // for a segment for as long as patience says.
 func (a *Audience) Viewers(now time.Time, patience func(rendition string) time.Duration) map[string]int {

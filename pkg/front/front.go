@@ -37,8 +37,8 @@ type Content interface {
 	// Redirected notes that somebody was sent to a box for so many bytes of a file that is no live
 	// segment: what those cost, the Audience knows.
 	Redirected(box id.BoxID, bytes int64)
-	// Joined notes that a viewer is new who is sent to a box, with a segment of so many bytes.
-	Joined(box id.BoxID, bytes int64)
+	// Joined notes that a viewer of a rendition is new who is sent to a box, for a segment of so many bytes.
+	Joined(rendition string, box id.BoxID, bytes int64)
 	// Complained notes that a viewer asks for a file again that it was sent to the box for; the zero
 	// Addr where it may have been sent to another one. One viewer's word condemns no box.
 	Complained(box id.BoxID, path id.Path, viewer netip.Addr)
@@ -308,7 +308,7 @@ func (f *Front) answer(w http.ResponseWriter, r *http.Request, path id.Path) err
 	case asker.Rendition == "":
 		f.cfg.Content.Redirected(best.Box, bytes)
 	case !loc.Watching:
-		f.cfg.Content.Joined(best.Box, bytes)
+		f.cfg.Content.Joined(asker.Rendition, best.Box, bytes)
 	}
 	f.redirects.Add(1)
 	f.redirectBytes.Add(bytes)

@@ -39,7 +39,7 @@ func (s *shelf) Locate(path id.Path, asker Asker) (Location, bool) {
 
 func (s *shelf) Redirected(_ id.BoxID, n int64) { s.bytes += n }
 
-func (*shelf) Joined(id.BoxID, int64) {}
+func (*shelf) Joined(string, id.BoxID, int64) {}
 
 func (*shelf) Complained(id.BoxID, id.Path, netip.Addr) {}
 

@@ -25,7 +25,7 @@ type held struct {
 
 func (held) Playlist(id.StreamName, string) (Playlist, bool) { return Playlist{ETag: `"1"`}, true }
 func (held) Redirected(id.BoxID, int64)                      {}
-func (held) Joined(id.BoxID, int64)                          {}
+func (held) Joined(string, id.BoxID, int64)                  {}
 
 func (h held) Complained(box id.BoxID, _ id.Path, viewer netip.Addr) {
 	if viewer.IsValid() {

@@ -96,10 +96,12 @@ type Placement struct {
 	jobs    map[id.Path]*job   // live segments under way
 	flights map[string]*flight // copies that other boxes pass on, by request
 	plan    plan.Plan
-	viewers map[string]int        // by rendition, when it was made
-	said    map[string]string     // what was said last of each rendition's upload
-	bulk    map[id.Path]int       // files from the queue under way
-	resting map[id.Path]time.Time // segments whose own file could not be read, until when they are left alone
+	viewers map[string]int              // by rendition, when it was made
+	recent  map[string][]stream.Segment // the newest of each rendition, oldest first
+	doors   map[string]int              // how many more viewers of each rendition boxes have room for; no entry: it is not known
+	said    map[string]string           // what was said last of each rendition's upload
+	bulk    map[id.Path]int             // files from the queue under way
+	resting map[id.Path]time.Time       // segments whose own file could not be read, until when they are left alone
 	rng     *rand.Rand
 
 	rates    atomic.Pointer[map[string]Rendition] // by name
@@ -161,6 +163,7 @@ func New(cfg Config) *Placement {
 		flights:  map[string]*flight{},
 		said:     map[string]string{},
 		crowds:   map[string]*crowd{},
+		recent:   map[string][]stream.Segment{},
 		budgeted: map[string]bool{},
 		bulk:     map[id.Path]int{},
 		requests: newRequests(),
@@ -343,6 +346,7 @@ func (p *Placement) place(s Live) {
 	if p.jobs[s.Path] != nil || p.drained != nil {
 		return
 	}
+	p.noteRecent(s.Segment)
 	j := &job{Live: s, tried: map[id.BoxID]bool{}, relays: map[id.BoxID]*flight{}, lost: map[id.BoxID]int{}}
 	p.jobs[s.Path] = j
 	p.spread(j)

@@ -2,6 +2,7 @@ package placement
 
 import (
 	"context"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"dandelion/pkg/config"
 	"dandelion/pkg/id"
 	"dandelion/publisher/internal/plan"
+	"dandelion/publisher/internal/stream"
 )
 
 // Times of planning.
@@ -96,6 +98,7 @@ func (p *Placement) replan(now time.Time) (changed bool) {
 	p.watching.Store(int64(all))
 	p.viewers = viewers
 	p.budget(known)
+	p.openDoors(known)
 	before := p.plan
 	p.plan = plan.Make(boxes, renditions, p.cfg.FirstCopies, before)
 	for name, h := range p.plan.Holders {
@@ -106,6 +109,46 @@ func (p *Placement) replan(now time.Time) (changed bool) {
 		m.wanted.Store(int64(math.Ceil(p.plan.Wanted[box])))
 	}
 	return changed
+}
+
+// openDoors reckons how many more viewers of each rendition boxes have room for. Who is new loads the newest
+// segments one after another: the one that the fewest boxes hold decides, not the one that is asked for
+// first. The caller holds the lock.
+func (p *Placement) openDoors(known map[string]Rendition) {
+	p.doors = map[string]int{}
+	for name, r := range known {
+		recent := p.recent[name]
+		if len(recent) == 0 {
+			continue
+		}
+		fewest := math.MaxInt
+		for i, s := range recent {
+			if i == len(recent)-1 && p.jobs[s.Path] != nil {
+				continue // it is on its way
+			}
+			slots := 0
+			for _, box := range p.records.holders(s.Path, s.Digest) {
+				if m := p.members[box]; m != nil && m.link.Up() && !m.doubts.deaf {
+					slots += plan.Slots(plan.Share*float64(m.link.Standing().Grant)-p.plan.Relayed[box], r.Rate)
+				}
+			}
+			fewest = min(fewest, slots)
+		}
+		if fewest < math.MaxInt {
+			p.doors[name] = fewest - p.cfg.Audience.Seated(name)
+		}
+	}
+	maps.DeleteFunc(p.recent, func(name string, _ []stream.Segment) bool { _, live := known[name]; return !live })
+}
+
+// noteRecent remembers the newest segments of a rendition.
+func (p *Placement) noteRecent(s stream.Segment) {
+	name := renditionOf(s.Path)
+	list := p.recent[name]
+	if slices.ContainsFunc(list, func(other stream.Segment) bool { return other.Path == s.Path || other.Complete.After(s.Complete) }) {
+		return
+	}
+	p.recent[name] = append(list[max(len(list)-recentSegments, 0):], s)
 }
 
 // budget says once for each rendition what the publisher's own upload is for, when its bitrate is

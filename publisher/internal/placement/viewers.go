@@ -102,7 +102,11 @@ func (p *Placement) Find(path id.Path, digest id.Digest, asker front.Asker) Foun
 		}
 		all = append(all, c)
 	}
-	return p.order(found, all, asker.Addr, rate, watching && seat != "")
+	found = p.order(found, all, asker.Addr, rate, watching && seat != "")
+	if left, known := p.doors[asker.Rendition]; rate > 0 && known && left <= 0 && (!watching || seat == "") {
+		found.Room = 0
+	}
+	return found
 }
 
 // candidate is a box that could serve a viewer.
@@ -165,8 +169,15 @@ func mayReach(viewer, edge netip.Addr) bool {
 	return !edge.IsValid() || netaddr.MayReach(viewer, edge)
 }
 
-// Joined notes that a viewer who was sent to the box is new.
-func (p *Placement) Joined(box id.BoxID, bytes int64) { p.Redirected(box, joinSegments*bytes) }
+// Joined notes that a viewer of a rendition who was sent to the box is new.
+func (p *Placement) Joined(rendition string, box id.BoxID, bytes int64) {
+	p.Redirected(box, joinSegments*bytes)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if left, known := p.doors[rendition]; known {
+		p.doors[rendition] = left - 1
+	}
+}
 
 // Redirected notes that somebody was sent to the box for so many bytes of a file that is no live segment.
 func (p *Placement) Redirected(box id.BoxID, bytes int64) {
