@@ -79,7 +79,7 @@ type sitting struct {
 	blamelessLater     int
 	excuse             string // of the last of them
 	corrupt, missed    int
-	unanswered         int // segments that were missed because of HTTP statuses
+	unanswered         int // segments that were missed because of HTTP statuses by who had played
 	stillStalled       int // viewers who had not played for longer than excused when they were asked to leave
 	summarySessionFree int // as the viewers' own summary counts free
 }
@@ -116,7 +116,8 @@ func sittingOf(c *crowd, events []seenEvent, excuses func(seenEvent) string) sit
 				s.stillStalled++
 			}
 		case watch.EventMissed:
-			if e.Cause == watch.CauseStatus {
+			// Who has not played yet may wait at the door while segments pass.
+			if e.Cause == watch.CauseStatus && started[e.viewer] {
 				s.unanswered++
 			}
 		}
