@@ -45,14 +45,15 @@ func New(rate int64) *Limiter {
 	return l
 }
 
-// chunk is the most that one turn gives: what the rate allows in 12.5 ms. Turns are not made for
-// less, so however little each flow wants, there are no more than 80 wake-ups in a second.
-func (l *Limiter) chunk() int64 { return max(1, l.rate/80) }
+// chunk is the most that one turn gives: what the rate allows in 25 ms. Turns are not made for less, so
+// however little each flow wants, there are no more than 40 wake-ups in a second; each costs far more than
+// the bytes that it sends.
+func (l *Limiter) chunk() int64 { return max(1, l.rate/40) }
 
 // burst is how much may be given out at once after a pause. It is what a window of any length can
-// have above the rate: 2.5 % in a second. It is more than a chunk, so that a timer that fires late
+// have above the rate: 4.5 % in a second. It is more than a chunk, so that a timer that fires late
 // loses nothing.
-func (l *Limiter) burst() int64 { return 2 * l.chunk() }
+func (l *Limiter) burst() int64 { return max(1, l.rate*9/200) }
 
 // SetRate changes the limit, for those who wait too. 0 is no limit.
 func (l *Limiter) SetRate(rate int64) {
@@ -208,7 +209,7 @@ func (f *Flow) Expect(n int64) {
 }
 
 // Take waits for the flow's turn and returns how many bytes it may send now, 1 to want: what the
-// rate allows in 12.5 ms at most, all of them without a limit. The error is that of ctx, or
+// rate allows in 25 ms at most, all of them without a limit. The error is that of ctx, or
 // ErrClosed; then nothing was given out. A want of 0 or less is answered with 0.
 func (f *Flow) Take(ctx context.Context, want int64) (int64, error) {
 	if err := ctx.Err(); err != nil || want <= 0 {

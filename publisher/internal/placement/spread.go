@@ -277,7 +277,7 @@ func (p *Placement) fly(j *job, root, from id.BoxID, nodes []plan.Node, since ti
 			parent.passing += j.Size
 		}
 		list = append(list, wire.RelayNode{
-			Box: n.Box, ConnectWS: m.box.Exchange.ConnectWS, RequestID: f.request, Old: !m.link.Standing().Relays,
+			Box: n.Box, ConnectWS: m.box.Exchange.ConnectWS, RequestID: f.request, Old: !m.link.Standing().Relays && len(n.Below) == 0,
 			Relay: p.fly(j, root, n.Box, n.Below, since),
 		})
 	}

@@ -103,7 +103,7 @@ func (p *Placement) Find(path id.Path, digest id.Digest, asker front.Asker) Foun
 		all = append(all, c)
 	}
 	found = p.order(found, all, asker.Addr, rate, watching && seat != "")
-	if left, known := p.doors[asker.Rendition]; rate > 0 && known && left <= 0 && (!watching || seat == "") {
+	if left, known := p.doors[asker.Rendition]; rate > 0 && known && left <= 0 && !watching {
 		found.Room = 0
 	}
 	return found
