@@ -185,7 +185,8 @@ func TestOldFileFrame(t *testing.T) {
 }
 
 func TestFileHeaderRoundTrip(t *testing.T) {
-	h := FileHeader{Path: "/a</Dandelion>b.ts", TTL: 30 * time.Second, RequestID: "1", Publisher: publisherID, Size: 5, Digest: id.DigestOf([]byte("hello")),
+	h := FileHeader{
+		Path: "/a</Dandelion>b.ts", TTL: 30 * time.Second, RequestID: "1", Publisher: publisherID, Size: 5, Digest: id.DigestOf([]byte("hello")),
 		Plays: 1500 * time.Millisecond, Relay: []RelayNode{
 			{Box: boxID, ConnectWS: "http://192.0.2.1:7072/dandelion/" + boxID + "/ws/", RequestID: "r1", Relay: []RelayNode{
 				{Box: leafID, ConnectWS: "http://192.0.2.2:7072/dandelion/" + leafID + "/ws/", RequestID: "r2", Old: true},

@@ -151,7 +151,7 @@ func (p *Placement) replicate(j *job, holding []plan.Member, n int) {
 
 // another asks one more box, beside one that has fallen silent.
 func (p *Placement) another(j *job) {
-	if j.Expires.Sub(time.Now()) <= leastUseful {
+	if time.Until(j.Expires) <= leastUseful {
 		return
 	}
 	for _, box := range ranking.Choose(p.ranked(), 1, j.tried, p.rng) {
