@@ -36,6 +36,7 @@ func (b *Box) drain(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, ingestDrain)
 		defer cancel()
 		b.ingest.Drain(ctx, leaveReason)
+		b.upload.relay.Drain(ctx)
 	})
 	leaving.Go(func() { b.drainViewers(ctx) })
 	leaving.Wait()

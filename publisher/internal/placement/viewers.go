@@ -79,26 +79,23 @@ func (p *Placement) Find(path id.Path, digest id.Digest, asker front.Asker) Foun
 	found := Found{Watching: watching, Origin: rate == 0 || p.originRoom(rate)}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if watching && len(asker.Avoid) == 0 && slices.Contains(boxes, seat) { // as most requests go
+		if c, ok := p.candidate(seat, asker, rate, now); ok {
+			c.fraction -= rate / c.grant // its seat counts already
+			if c.fraction <= mostOver && !c.suspect && !c.slow {
+				found.Holders, found.Room = []front.Holder{{Box: seat, Base: c.box.EdgeBase}}, 1
+				return found
+			}
+		}
+	}
 	var all []candidate
 	for _, box := range boxes {
-		m := p.members[box]
-		if m == nil || !m.link.Up() || m.doubts.deaf || slices.Contains(asker.Avoid, box) || !mayReach(asker.Addr, m.box.EdgeAddr) {
+		c, ok := p.candidate(box, asker, rate, now)
+		if !ok || slices.Contains(asker.Avoid, box) {
 			continue
 		}
-		c := candidate{member: m, suspect: m.doubts.suspected(now), slow: now.Before(m.slow)}
-		c.load = p.loadOf(m, now)
 		if watching && box == seat {
-			c.seat = true
-			c.load -= rate
-		}
-		if c.grant = float64(m.link.Standing().Grant); c.grant > 0 {
-			c.fraction = (c.load + rate) / c.grant
-		} else if rate > 0 {
-			c.fraction = math.Inf(1)
-		}
-		if c.seat && c.fraction <= mostOver && !c.suspect && !c.slow && len(asker.Avoid) == 0 { // as most requests go
-			found.Holders, found.Room = []front.Holder{{Box: box, Base: m.box.EdgeBase}}, 1
-			return found
+			c.fraction -= rate / c.grant
 		}
 		all = append(all, c)
 	}
@@ -112,9 +109,20 @@ func (p *Placement) Find(path id.Path, digest id.Digest, asker front.Asker) Foun
 // candidate is a box that could serve a viewer.
 type candidate struct {
 	*member
-	seat, suspect, slow bool
-	load, grant         float64 // bytes/s, without the viewer
-	fraction            float64 // of the grant, with it
+	suspect, slow bool
+	grant         float64 // bytes/s
+	fraction      float64 // of it that is asked for with one viewer more
+}
+
+// candidate describes a box that the viewer may be sent to. The caller holds the lock.
+func (p *Placement) candidate(box id.BoxID, asker front.Asker, rate float64, now time.Time) (candidate, bool) {
+	m := p.members[box]
+	if m == nil || !m.link.Up() || m.doubts.deaf || !mayReach(asker.Addr, m.box.EdgeAddr) {
+		return candidate{}, false
+	}
+	c := candidate{member: m, suspect: m.doubts.suspected(now), slow: now.Before(m.slow), grant: max(float64(m.link.Standing().Grant), 1)}
+	c.fraction = (p.loadOf(m, now) + rate) / c.grant
+	return c, true
 }
 
 // loadOf is what is asked of a box by our viewers and for passing on, bytes/s. The caller holds the lock.

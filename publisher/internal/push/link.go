@@ -222,8 +222,8 @@ func (l *Link) granted(t wire.Terms) {
 	l.terms, l.termsAt = t, time.Now()
 }
 
-// cautious is what an old box is planned with, which grants nothing: 1 Mbit/s.
-const cautious = 125_000
+// cautious is what an old box is planned with, which grants nothing: 2 Mbit/s.
+const cautious = 250_000
 
 // Standing is what a link knows of its box, for plans.
 type Standing struct {
