@@ -238,9 +238,10 @@ func (r *crowdRun) judgeLimit(row func(name, measured, required string)) {
 		r.verdicts = append(r.verdicts, verdict{r.plan.name, notRun, "the kernel's counts of what boxes send (ss does not work here): boxes' own counts are judged"})
 		judged = told
 	}
-	row("a box's worst second", text(judged), fmt.Sprintf("≤ %.2f", overLimit))
+	most := r.plan.need.limit
+	row("a box's worst second", text(judged), fmt.Sprintf("≤ %.2f", most))
 	row("the same, as boxes count whole deliveries", text(told), "")
-	r.must(judged.rate <= overLimit*limit, r.lateLooks(), "a box sent %.2f of its limit in a second, want at most %.2f", judged.rate/limit, overLimit)
+	r.must(judged.rate <= most*limit, r.lateLooks(), "a box sent %.2f of its limit in a second, want at most %.2f", judged.rate/limit, most)
 	if own.rate > 0 {
 		row("the same, as boxes judge themselves", text(own), fmt.Sprintf("≤ %.2f", overLimit))
 		r.must(own.rate <= overLimit*limit, r.lateLooks(), "a box says that it sent %.2f of its limit in a second, want at most %.2f", own.rate/limit, overLimit)
