@@ -184,6 +184,9 @@ func (c *Conn) extend() {
 	}
 	c.lastExtend = now
 	_ = c.ws.SetReadDeadline(now.Add(time.Duration(c.silence.Load())))
+	if c.closing.Load() { // meanwhile: Close's deadline may have come first
+		_ = c.ws.SetReadDeadline(now.Add(closeTimeout))
+	}
 }
 
 // Next returns the next message: whether it is binary, and a reader of its bytes that is good
