@@ -257,19 +257,24 @@ func (c *Conn) WriteText(message []byte) error {
 // WriteFile sends head and size bytes of content as one binary message. When it cannot send
 // all of it (the content ends early or fails, ctx ends, the peer takes nothing for 10 s) it
 // breaks the connection off without finishing the message, so that no peer can take the part
-// for the whole.
+// for the whole. When ctx ends while the last frame is being sent, that has one second more.
 func (c *Conn) WriteFile(ctx context.Context, head []byte, content io.Reader, size int64) error {
 	c.writes.Lock()
 	defer c.writes.Unlock()
 	if ctx.Err() != nil { // its turn came too late: nothing is broken off
 		return fmt.Errorf("given up: %w", context.Cause(ctx))
 	}
+	var finishing atomic.Bool // all was read, and only the last frame is still to be sent
 	stop := context.AfterFunc(ctx, func() {
+		if finishing.Load() {
+			_ = c.ws.NetConn().SetWriteDeadline(time.Now().Add(closeTimeout))
+			return
+		}
 		c.gaveUp.Store(true)
 		c.Abort()
 	})
 	defer stop()
-	if err := c.writeFile(head, content, size); err != nil {
+	if err := c.writeFile(head, content, size, &finishing); err != nil {
 		c.Abort()
 		if ctx.Err() != nil {
 			return fmt.Errorf("given up: %w", context.Cause(ctx))
@@ -283,7 +288,7 @@ func (c *Conn) WriteFile(ctx context.Context, head []byte, content io.Reader, si
 // when reading has failed.
 func (c *Conn) GaveUp() bool { return c.gaveUp.Load() }
 
-func (c *Conn) writeFile(head []byte, content io.Reader, size int64) error {
+func (c *Conn) writeFile(head []byte, content io.Reader, size int64, finishing *atomic.Bool) error {
 	_ = c.ws.SetWriteDeadline(time.Now().Add(writeTimeout))
 	w, err := c.ws.NextWriter(websocket.BinaryMessage)
 	if err != nil {
@@ -300,6 +305,7 @@ func (c *Conn) writeFile(head []byte, content io.Reader, size int64) error {
 	if n < size {
 		return fmt.Errorf("the file ended after %d of %d bytes", n, size)
 	}
+	finishing.Store(true)
 	return w.Close()
 }
 
