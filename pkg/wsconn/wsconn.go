@@ -275,10 +275,11 @@ func (c *Conn) WriteFile(ctx context.Context, head []byte, content io.Reader, si
 	})
 	defer stop()
 	if err := c.writeFile(head, content, size, &finishing); err != nil {
-		c.Abort()
 		if ctx.Err() != nil {
-			return fmt.Errorf("given up: %w", context.Cause(ctx))
+			c.gaveUp.Store(true)
+			err = fmt.Errorf("given up: %w", context.Cause(ctx))
 		}
+		c.Abort()
 		return err
 	}
 	return nil
