@@ -278,6 +278,7 @@ func (p *Placement) drop(box id.BoxID, m *member) {
 	p.sentGone.Add(m.link.Sent())
 	delete(p.members, box)
 	p.release(m)
+	p.forget(m)
 }
 
 // newcomers returns the boxes without a link, best first.

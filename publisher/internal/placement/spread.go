@@ -213,7 +213,7 @@ func (p *Placement) missing(j *job, now time.Time) (missing []plan.Member) {
 // pushRoots sends the segment to the roots of the plan, which pass it on to the others.
 func (p *Placement) pushRoots(j *job, members []plan.Member) {
 	roots, rest := plan.Roots(members, max(p.cfg.FirstCopies, 1))
-	below, _ := plan.Forest(roots, rest, p.apart)
+	below, _ := plan.Forest(roots, rest[:min(len(rest), wire.MaxRelay)], p.apart) // more get copies
 	for _, root := range roots {
 		if j.tried[root.ID] {
 			continue

@@ -6,6 +6,7 @@ import (
 
 	"dandelion/pkg/geo"
 	"dandelion/pkg/id"
+	"dandelion/pkg/wire"
 )
 
 // Member is a box with the slots that it has for a rendition.
@@ -128,7 +129,7 @@ func (p *parent) nodes() []Node {
 func best(all []*parent, t Member, apart func(parent, child id.BoxID) bool) (found *parent) {
 	nearest := 0.0
 	for _, p := range all {
-		if p.room <= 0 || found != nil && p.level > found.level || apart != nil && apart(p.ID, t.ID) {
+		if p.room <= 0 || p.level >= wire.MaxRelayDepth || found != nil && p.level > found.level || apart != nil && apart(p.ID, t.ID) {
 			continue
 		}
 		km := distance(p.Box, t.Box)
