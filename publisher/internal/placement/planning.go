@@ -99,7 +99,7 @@ func (p *Placement) replan(now time.Time) (changed bool) {
 	p.viewers = viewers
 	p.budget(known)
 	p.openDoors(known)
-	before := p.plan
+	before := p.planBefore(known)
 	p.plan = plan.Make(boxes, renditions, p.cfg.FirstCopies, before)
 	for name, h := range p.plan.Holders {
 		changed = changed || !slices.Equal(h.Boxes, before.Holders[name].Boxes)
@@ -149,6 +149,25 @@ func (p *Placement) noteRecent(s stream.Segment) {
 		return
 	}
 	p.recent[name] = append(list[max(len(list)-recentSegments, 0):], s)
+}
+
+// planBefore is the plan that the next one should differ little from. Of a rendition that had none, the
+// boxes that hold its newest segment are the holders. The caller holds the lock.
+func (p *Placement) planBefore(known map[string]Rendition) plan.Plan {
+	before := p.plan
+	before.Holders = maps.Clone(before.Holders)
+	for name := range known {
+		recent := p.recent[name]
+		if len(before.Holders[name].Boxes) > 0 || len(recent) == 0 {
+			continue
+		}
+		if before.Holders == nil {
+			before.Holders = map[string]plan.Holders{}
+		}
+		newest := recent[len(recent)-1]
+		before.Holders[name] = plan.Holders{Boxes: p.records.holders(newest.Path, newest.Digest)}
+	}
+	return before
 }
 
 // budget says once for each rendition what the publisher's own upload is for, when its bitrate is
