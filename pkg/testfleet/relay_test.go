@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net/http"
 	"testing"
+	"time"
 
 	"dandelion/box"
 	"dandelion/pkg/config"
@@ -109,4 +110,41 @@ func (f *Fleet) boxOf(id any) *Box {
 	}
 	f.tb.Fatalf("no box is %v", id)
 	return nil
+}
+
+// TestOldBoxIsALeaf: a box of the old protocol gets segments from another box, in the publisher's name, and the
+// publisher sends nothing more for it.
+func TestOldBoxIsALeaf(t *testing.T) {
+	t.Parallel()
+	f := Start(t, Options{
+		Boxes: 2, Replicas: 3,
+		Box: func(_ int, c *box.Config) {
+			c.UploadCapacity, c.UploadLimit = config.Fixed(8*config.Mbit), config.Fixed(8*config.Mbit)
+		},
+	})
+	old := StartOldBox(t.Context(), t, f.entranceWS(), 500*time.Millisecond)
+	f.AwaitBoxes(3)
+	e := f.Encoder()
+	e.Write(1)
+	f.holders(e.Segments[0], 3)
+	f.Await("a plan", func() bool {
+		s := f.Publisher.Plans()
+		return len(s) == 1 && len(s[0].Holders) == 3
+	})
+	before, sum := f.Publisher.Totals().Placing.Sent, 0
+	for range 5 {
+		e.Write(1)
+		s := e.Segments[len(e.Segments)-1]
+		f.same(s, 3)
+		if got, ok := old.File("/" + string(f.Publisher.ID()) + string(s.Path())); !ok || !bytes.Equal(got, s.Content) {
+			t.Errorf("the old box has %d bytes of %s", len(got), s.Name)
+		}
+		sum += len(s.Content)
+	}
+	if sent := f.Publisher.Totals().Placing.Sent - before; float64(sent) > 1.15*float64(sum) {
+		t.Errorf("the publisher sent %d bytes for segments of %d", sent, sum)
+	}
+	for _, err := range old.Errors() {
+		t.Error(err)
+	}
 }
