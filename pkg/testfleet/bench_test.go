@@ -69,7 +69,7 @@ func newPusher(b *testing.B, f *Fleet) func(content []byte) time.Duration {
 	}
 	b.Cleanup(conn.Abort)
 	own := wire.Peer{ID: oldPublisher, IP: "127.0.0.1", Type: wire.TypePublisher}
-	if err := conn.WriteText(wire.Encode(wire.Publish{Peer: own, Command: wire.CommandPublish, Features: wire.Ours()})); err != nil {
+	if err := conn.WriteText(wire.Encode(wire.Publish{Peer: own, Command: wire.CommandPublish, Features: wire.Features{wire.FeatureAck}})); err != nil {
 		b.Fatal(err)
 	}
 	if _, err := conn.ReadText(wire.MaxMessage); err != nil {

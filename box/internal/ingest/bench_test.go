@@ -108,7 +108,7 @@ func pusher(b *testing.B, content []byte) (next, push func()) {
 	})
 	conn.SetSilence(time.Minute)
 	if err := conn.WriteText(wire.Encode(wire.Publish{
-		Peer: wire.Peer{ID: string(pubA), IP: "x", Type: wire.TypePublisher}, Command: wire.CommandPublish, Features: wire.Ours(),
+		Peer: wire.Peer{ID: string(pubA), IP: "x", Type: wire.TypePublisher}, Command: wire.CommandPublish, Features: wire.Features{wire.FeatureAck},
 	})); err != nil {
 		b.Fatal(err)
 	}
