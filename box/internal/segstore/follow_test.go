@@ -3,10 +3,12 @@ package segstore
 import (
 	"bytes"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 	"time"
 
 	"dandelion/pkg/id"
@@ -136,4 +138,41 @@ func TestFollowerLetsGo(t *testing.T) {
 	if err := <-ended; err != os.ErrClosed {
 		t.Error(err)
 	}
+}
+
+// TestLastByteWaits: nobody has the whole file before its digest was found right.
+func TestLastByteWaits(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(t)
+	synctest.Test(t, func(t *testing.T) {
+		s, err := Open(cfg, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		content := []byte("these are the bytes")
+		w := incoming(t, s, content)
+		f, err := w.Follow()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		_, _ = w.Write(content)
+		whole := make(chan int, 1)
+		go func() {
+			n, _ := io.ReadFull(f, make([]byte, len(content)))
+			whole <- n
+		}()
+		synctest.Wait()
+		if len(whole) > 0 {
+			t.Errorf("%d bytes before the commit", <-whole)
+			return
+		}
+		if _, err := w.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		if n := <-whole; n != len(content) {
+			t.Errorf("%d bytes after it", n)
+		}
+	})
 }

@@ -75,8 +75,8 @@ type Config struct {
 	Audience   *front.Audience
 	// FirstCopies of each segment are sent by the publisher itself, where boxes pass the others on.
 	FirstCopies int
-	// Uplink is the publisher's own limit, bytes/s, and Origin how much of it may go to viewers; 0: not
-	// limited. Origin below 0: what the first copies leave.
+	// Uplink is the publisher's own limit, bytes/s, and Origin how much of it may go to viewers. Uplink 0:
+	// not limited; Origin 0: what the first copies leave of Uplink.
 	Uplink, Origin float64
 	// Window returns the live segments that are worth holding, in any order; those that too few
 	// boxes hold are placed again.

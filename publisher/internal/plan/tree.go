@@ -21,15 +21,6 @@ type Node struct {
 	Below []Node
 }
 
-// Size is how many boxes are in the trees.
-func Size(nodes []Node) int {
-	n := len(nodes)
-	for _, node := range nodes {
-		n += Size(node.Below)
-	}
-	return n
-}
-
 const mostFanOut = 8 // of one box: more would make each of its transfers slow
 
 // fanOut is to how many boxes one passes a segment on: half of its slots, so that viewers find room
