@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"path/filepath"
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -125,12 +124,13 @@ func (b *Box) wire(redis state.Config) {
 	if b.places != nil {
 		reportConfig.Locate = b.places.Lookup
 	}
-	// An embedded Redis that nobody can reach would only wear the memory card: its snapshot
-	// would be written for each segment.
-	if redis.URL != "" || len(redis.Addrs) > 0 || redis.EmbeddedListen != "" {
-		open := func(ctx context.Context) (*state.State, error) {
-			return state.Open(ctx, redis, filepath.Join(b.cfg.DataDir, stateDir), b.log)
-		}
+	// An embedded Redis would only wear the memory card: its snapshot would be written for each
+	// segment.
+	if redis.EmbeddedListen != "" {
+		b.log.Warn("redis.embedded_listen: a box has no embedded state; where other programs should see its records, set redis.url")
+	}
+	if redis.URL != "" || len(redis.Addrs) > 0 {
+		open := func(ctx context.Context) (*state.State, error) { return state.Connect(ctx, redis, b.log) }
 		b.records = newRecords(b.id, open, b.metrics, b.log)
 		ingestConfig.Records, reportConfig.Records = b.records, b.records
 	}

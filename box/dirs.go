@@ -19,7 +19,6 @@ import (
 const (
 	filesDir = "files" // what stays long
 	liveDir  = "live"  // live segments, where no memory holds them
-	stateDir = "state" // of the embedded Redis, where there is one
 )
 
 const (

@@ -16,80 +16,68 @@ import (
 	"dandelion/pkg/wire"
 )
 
-// TestRecords: what other programs find in Redis, embedded or real (wire.md section 4).
+// TestRecords: what other programs find in Redis (wire.md section 4).
 func TestRecords(t *testing.T) {
 	t.Parallel()
-	for name, open := range map[string]func(t *testing.T) state.Config{
-		"embedded": func(t *testing.T) state.Config { return state.Config{EmbeddedListen: freeAddr(t)} },
-		"real":     func(t *testing.T) state.Config { return state.Config{URL: redistest.Start(t)} },
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			redisConfig := open(t)
-			url := redisConfig.URL
-			if url == "" {
-				url = "redis://" + redisConfig.EmbeddedListen
-			}
-			options, err := redis.ParseURL(url)
-			if err != nil {
-				t.Fatal(err)
-			}
-			client := redis.NewClient(options)
-			defer client.Close()
-			e := newEntrance(t)
-			cfg := testConfig(t)
-			cfg.Entrances = []string{e.url}
-			b := start(t, cfg, redisConfig)
-			conn := b.publisher(wire.BoxWSPath(b.ID()))
-			push(t, conn, "/timed", time.Minute, []byte("x"))
-			push(t, conn, "/kept", 0, []byte("y"))
+	redisConfig := state.Config{URL: redistest.Start(t)}
+	options, err := redis.ParseURL(redisConfig.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := redis.NewClient(options)
+	defer client.Close()
+	e := newEntrance(t)
+	cfg := testConfig(t)
+	cfg.Entrances = []string{e.url}
+	b := start(t, cfg, redisConfig)
+	conn := b.publisher(wire.BoxWSPath(b.ID()))
+	push(t, conn, "/timed", time.Minute, []byte("x"))
+	push(t, conn, "/kept", 0, []byte("y"))
 
-			key := keys.Box(b.ID())
-			entrance := id.EntranceIDOf([]byte("e"))
-			eventually(t, func() error {
-				files, err := client.ZRangeWithScores(t.Context(), key.ExpireFiles(), 0, -1).Result()
-				if err != nil || len(files) != 1 || files[0].Member != "/"+string(pub)+"/timed" {
-					return fmt.Errorf("EXPIRE_FILES %v, %v", files, err)
-				}
-				if left := time.Until(time.UnixMilli(int64(files[0].Score * 1000))); left < 30*time.Second || left > time.Minute {
-					return fmt.Errorf("expires in %v", left)
-				}
-				return nil
-			})
-			for hash, want := range map[string]map[string]string{
-				key.Subscribe(pub):     {"ID": string(pub), "IP": "198.51.100.1", "TYPE": "PUBLISHER", "COMMAND": "PUBLISH", "FEATURES": "ack,grant,relay", "FRONT_URL": "http://198.51.100.1:7071", "ADDRESS": "127.0.0.1"},
-				key.SelfExchange():     {"ID": string(b.ID()), "TYPE": "BOX", "COMMAND": "EXCHANGE", "IP": "0.0.0.0"},
-				key.Exchange(entrance): {"ID": string(entrance), "TYPE": "ENTRANCE", "MESSAGE": "ACCEPTED"},
-			} {
-				eventually(t, func() error {
-					got, err := client.HGetAll(t.Context(), hash).Result()
-					for field, value := range want {
-						if got[field] != value {
-							return fmt.Errorf("%s: %s is %q, %v", hash, field, got[field], err)
-						}
-					}
-					return nil
-				})
-			}
-			for hash, expires := range map[string]bool{key.Subscribe(pub): true, key.Exchange(entrance): true, key.SelfExchange(): false} {
-				ttl, err := client.TTL(t.Context(), hash).Result()
-				if err != nil || (ttl > 0) != expires {
-					t.Errorf("%s: TTL %v, %v", hash, ttl, err)
+	key := keys.Box(b.ID())
+	entrance := id.EntranceIDOf([]byte("e"))
+	eventually(t, func() error {
+		files, err := client.ZRangeWithScores(t.Context(), key.ExpireFiles(), 0, -1).Result()
+		if err != nil || len(files) != 1 || files[0].Member != "/"+string(pub)+"/timed" {
+			return fmt.Errorf("EXPIRE_FILES %v, %v", files, err)
+		}
+		if left := time.Until(time.UnixMilli(int64(files[0].Score * 1000))); left < 30*time.Second || left > time.Minute {
+			return fmt.Errorf("expires in %v", left)
+		}
+		return nil
+	})
+	for hash, want := range map[string]map[string]string{
+		key.Subscribe(pub):     {"ID": string(pub), "IP": "198.51.100.1", "TYPE": "PUBLISHER", "COMMAND": "PUBLISH", "FEATURES": "ack,grant,relay", "FRONT_URL": "http://198.51.100.1:7071", "ADDRESS": "127.0.0.1"},
+		key.SelfExchange():     {"ID": string(b.ID()), "TYPE": "BOX", "COMMAND": "EXCHANGE", "IP": "0.0.0.0"},
+		key.Exchange(entrance): {"ID": string(entrance), "TYPE": "ENTRANCE", "MESSAGE": "ACCEPTED"},
+	} {
+		eventually(t, func() error {
+			got, err := client.HGetAll(t.Context(), hash).Result()
+			for field, value := range want {
+				if got[field] != value {
+					return fmt.Errorf("%s: %s is %q, %v", hash, field, got[field], err)
 				}
 			}
-			if err := conn.WriteText(wire.Encode(wire.Delete{
-				Peer: wire.Peer{ID: string(pub), IP: "x", Type: wire.TypePublisher}, Command: wire.CommandDelete, FilePaths: []string{"/timed"},
-			})); err != nil {
-				t.Fatal(err)
-			}
-			eventually(t, func() error {
-				if n, err := client.ZCard(t.Context(), key.ExpireFiles()).Result(); n != 0 || err != nil {
-					return fmt.Errorf("%d left, %v", n, err)
-				}
-				return nil
-			})
+			return nil
 		})
 	}
+	for hash, expires := range map[string]bool{key.Subscribe(pub): true, key.Exchange(entrance): true, key.SelfExchange(): false} {
+		ttl, err := client.TTL(t.Context(), hash).Result()
+		if err != nil || (ttl > 0) != expires {
+			t.Errorf("%s: TTL %v, %v", hash, ttl, err)
+		}
+	}
+	if err := conn.WriteText(wire.Encode(wire.Delete{
+		Peer: wire.Peer{ID: string(pub), IP: "x", Type: wire.TypePublisher}, Command: wire.CommandDelete, FilePaths: []string{"/timed"},
+	})); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		if n, err := client.ZCard(t.Context(), key.ExpireFiles()).Result(); n != 0 || err != nil {
+			return fmt.Errorf("%d left, %v", n, err)
+		}
+		return nil
+	})
 }
 
 // TestRedisDown: a box whose Redis does not answer takes files and serves them.

@@ -71,7 +71,7 @@ func BenchmarkSnapshot10000Keys(b *testing.B) {
 	}
 	b.Cleanup(func() { s.Close() })
 	fill(b, s, 10_000)
-	e := s.embedded
+	e := s.embedded.(*embedded)
 	b.Run("dump", func(b *testing.B) {
 		b.ReportAllocs()
 		var buf []byte

@@ -17,7 +17,7 @@ func TestOtherProgramsReachTheEmbeddedState(t *testing.T) {
 	dir := t.TempDir()
 	ctx := t.Context()
 	s := open(t, Config{EmbeddedListen: "127.0.0.1:0"}, dir)
-	addr := s.embedded.door.addr()
+	addr := s.embedded.(*embedded).door.addr()
 	other := redis.NewClient(&redis.Options{Addr: addr})
 	defer other.Close()
 
@@ -27,13 +27,13 @@ func TestOtherProgramsReachTheEmbeddedState(t *testing.T) {
 	same(t, "what the process gets", len(s.BLMove(ctx, "queue", "work", "LEFT", "RIGHT", 0).Val()), 1<<20)
 	s.RPush(ctx, "answers", "b")
 	same(t, "what the other gets", must[[]string](t)(other.BLPop(ctx, time.Minute, "answers").Result()), []string{"answers", "b"})
-	before := s.embedded.writes.Load()
+	before := s.embedded.(*embedded).writes.Load()
 	other.Set(ctx, "a", 1, 0)
-	if s.embedded.writes.Load() == before {
+	if s.embedded.(*embedded).writes.Load() == before {
 		t.Error("a write of another program was not counted, and would not be saved")
 	}
 
-	second, err := Open(ctx, Config{EmbeddedListen: addr}, t.TempDir(), s.embedded.log)
+	second, err := Open(ctx, Config{EmbeddedListen: addr}, t.TempDir(), s.embedded.(*embedded).log)
 	if err == nil {
 		second.Close()
 		t.Fatal("two states on one port")
@@ -61,7 +61,7 @@ func TestHostileGuests(t *testing.T) {
 		"\r\n",
 		"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n",
 	} {
-		conn, err := net.Dial("tcp", s.embedded.door.addr())
+		conn, err := net.Dial("tcp", s.embedded.(*embedded).door.addr())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -85,7 +85,7 @@ func TestNumberOfGuestsIsLimited(t *testing.T) {
 	t.Parallel()
 	s := open(t, Config{EmbeddedListen: "127.0.0.1:0"}, t.TempDir())
 	ask := func() (net.Conn, string) {
-		conn, err := net.Dial("tcp", s.embedded.door.addr())
+		conn, err := net.Dial("tcp", s.embedded.(*embedded).door.addr())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -85,6 +85,10 @@ func openEmbedded(listen, dir string, log *slog.Logger) (_ *embedded, err error)
 	return e, nil
 }
 
+func (e *embedded) sync(ctx context.Context) error { return e.saver.sync(ctx) }
+func (e *embedded) now() time.Time                 { return e.clock.current() }
+func (e *embedded) wrote()                         { e.writes.Add(1) }
+
 // prepare makes dir and finds out whether it can be written to, before anybody relies on it.
 func prepare(dir string) error {
 	err := os.MkdirAll(dir, 0o700)

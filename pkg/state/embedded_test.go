@@ -40,7 +40,7 @@ func TestSnapshotHoldsEverything(t *testing.T) {
 	s.HSet(ctx, odd, "a", 1)
 	s.Expire(ctx, "hash", time.Hour)
 	s.Set(ctx, "short", "1", time.Hour)
-	s.embedded.server.DB(3).Set("string", "of another database")
+	s.embedded.(*embedded).server.DB(3).Set("string", "of another database")
 
 	s = reopen(t, s, dir)
 	same(t, "string", s.Get(ctx, "string").Val(), odd)
@@ -57,7 +57,7 @@ func TestSnapshotHoldsEverything(t *testing.T) {
 	}
 	same(t, "TTL of set", s.TTL(ctx, "set").Val(), time.Duration(-1))
 	same(t, "keys", s.DBSize(ctx).Val(), int64(8))
-	same(t, "another database", must[string](t)(s.embedded.server.DB(3).Get("string")), "of another database")
+	same(t, "another database", must[string](t)(s.embedded.(*embedded).server.DB(3).Get("string")), "of another database")
 
 	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("the directory: got %v %v, want mode 0700", info.Mode(), err)

@@ -29,8 +29,16 @@ const blockSlice = 250 * time.Millisecond
 type State struct {
 	redis.UniversalClient
 
-	embedded *embedded // nil: a real Redis
+	embedded inProcess // nil: a real Redis
 	close    func() error
+}
+
+// inProcess is the embedded Redis. It is an interface so that a program which only calls Connect does not
+// carry it: a small device's binary is a tenth smaller.
+type inProcess interface {
+	sync(ctx context.Context) error
+	now() time.Time
+	wrote() // a write that the client's hook cannot see
 }
 
 // Open opens the Redis that cfg names. dir is where the embedded state keeps its snapshot,
@@ -44,14 +52,10 @@ func Open(ctx context.Context, cfg Config, dir string, log *slog.Logger) (*State
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	quiet()
 	if !cfg.embedded() {
-		client, err := dial(ctx, cfg, log)
-		if err != nil {
-			return nil, err
-		}
-		return &State{UniversalClient: client, close: sync.OnceValue(client.Close)}, nil
+		return Connect(ctx, cfg, log)
 	}
+	quiet()
 	e, err := openEmbedded(cfg.EmbeddedListen, dir, log)
 	if err != nil {
 		return nil, err
@@ -63,6 +67,19 @@ func Open(ctx context.Context, cfg Config, dir string, log *slog.Logger) (*State
 		return errors.Join(client.Close(), e.close())
 	})
 	return s, nil
+}
+
+// Connect is Open for a program that keeps no state of its own: cfg must name a real Redis.
+func Connect(ctx context.Context, cfg Config, log *slog.Logger) (*State, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	quiet()
+	client, err := dial(ctx, cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	return &State{UniversalClient: client, close: sync.OnceValue(client.Close)}, nil
 }
 
 // Close ends the connection; the embedded state writes a last snapshot first. A second call
@@ -82,14 +99,14 @@ func (s *State) Sync(ctx context.Context) error {
 	if s.embedded == nil {
 		return nil
 	}
-	return s.embedded.saver.sync(ctx)
+	return s.embedded.sync(ctx)
 }
 
 // Now returns the state's time, which all processes on it share: leases are measured with it.
 // It is Redis' TIME. The embedded clock never jumps with the system's (see clock).
 func (s *State) Now(ctx context.Context) (time.Time, error) {
 	if s.embedded != nil {
-		return s.embedded.clock.current(), nil
+		return s.embedded.now(), nil
 	}
 	return s.Time(ctx).Result()
 }
@@ -111,7 +128,7 @@ func (s *State) BLMove(ctx context.Context, source, destination, srcpos, destpos
 		}
 		err := s.Process(ctx, cmd)
 		if err == nil && s.embedded != nil {
-			s.embedded.writes.Add(1) // the hook cannot see whether a blocking command found something
+			s.embedded.wrote()
 		}
 		over := timeout > 0 && time.Since(start) >= timeout
 		if !errors.Is(err, redis.Nil) || over {
