@@ -47,7 +47,7 @@ func TestRecords(t *testing.T) {
 		return nil
 	})
 	for hash, want := range map[string]map[string]string{
-		key.Subscribe(pub):     {"ID": string(pub), "IP": "198.51.100.1", "TYPE": "PUBLISHER", "COMMAND": "PUBLISH", "FEATURES": "ack,grant,relay", "FRONT_URL": "http://198.51.100.1:7071", "ADDRESS": "127.0.0.1"},
+		key.Subscribe(pub):     {"ID": string(pub), "IP": "198.51.100.1", "TYPE": "PUBLISHER", "COMMAND": "PUBLISH", "FEATURES": "ack,grant,relay,traffic", "FRONT_URL": "http://198.51.100.1:7071", "ADDRESS": "127.0.0.1"},
 		key.SelfExchange():     {"ID": string(b.ID()), "TYPE": "BOX", "COMMAND": "EXCHANGE", "IP": "0.0.0.0"},
 		key.Exchange(entrance): {"ID": string(entrance), "TYPE": "ENTRANCE", "MESSAGE": "ACCEPTED"},
 	} {

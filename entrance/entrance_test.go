@@ -33,7 +33,7 @@ func TestBoxIsOfferedWhileConnected(t *testing.T) {
 
 	entry := e.search()[string(b.id)].(map[string]any)
 	for key, want := range map[string]any{
-		"CONNECT_WS": b.server.URL + wire.BoxWSPath(b.id), "EDGE_URL": b.server.URL, "IP": "127.0.0.1", "FEATURES": "ack,grant,relay", "NET-UP": "1000000",
+		"CONNECT_WS": b.server.URL + wire.BoxWSPath(b.id), "EDGE_URL": b.server.URL, "IP": "127.0.0.1", "FEATURES": "ack,grant,relay,traffic", "NET-UP": "1000000",
 	} {
 		if entry[key] != want {
 			t.Errorf("BOX_SET: %s is %v, want %v", key, entry[key], want)

@@ -106,15 +106,26 @@ type Exchange struct {
 	// Deliveries are the traffic logs by their key, "<box-id>:TRAFFIC_FLOW:log-<hex>".
 	// Flat leaves them out: they are accounts, not facts about the box.
 	Deliveries map[string]Delivery
+	// Traffic, with FeatureTraffic: what Deliveries are. nil from an old box, and where there are none.
+	Traffic *Traffic
 }
 
-// Delivery is one line of a box's traffic log, as the old protocol has it.
+// Delivery is one line of a box's traffic log: the first four fields as the old protocol has them. An
+// entrance with FeatureTraffic also gets the others.
 type Delivery struct {
-	URL      string `json:"url"`
+	URL      string `json:"url"` // path on the box: /<publisher>/<path>
 	Status   Text   `json:"status"`
-	Size     Text   `json:"size"`
-	Datetime string `json:"datetime"`
+	Size     Text   `json:"size"`     // bytes of the body that were sent
+	Datetime string `json:"datetime"` // 27/Sep/2017:03:20:10, UTC
+	// Count is how many deliveries of the same URL, status and Network this line stands for, Size being
+	// their sum; 0 is 1.
+	Count int64 `json:"count,omitzero"`
+	// Network is the viewer's address cut to /24 or /48, such as 203.0.113.0/24; "": not known.
+	Network string `json:"network,omitzero"`
 }
+
+// DeliveryTime is the layout of Datetime.
+const DeliveryTime = "02/Jan/2006:15:04:05"
 
 const trafficInfix = ":TRAFFIC_FLOW:log-"
 
@@ -192,6 +203,12 @@ func (x *Exchange) set(name string, value jsontext.Value) error {
 		return x.setGeoIP(value)
 	case "FEATURES":
 		return x.setFeatures(value)
+	case "TRAFFIC":
+		x.Traffic = new(Traffic)
+		if err := json.Unmarshal(value, x.Traffic); err != nil {
+			return errors.New("want an object with BOOT and SEQ")
+		}
+		return x.Traffic.Check()
 	}
 	if dest := x.textField(name); dest != nil {
 		text, err := textOf(value)
@@ -486,6 +503,9 @@ func (x *Exchange) MarshalJSONTo(enc *jsontext.Encoder) error {
 		case !math.IsNaN(v):
 			fields[f.name] = v
 		}
+	}
+	if x.Traffic != nil {
+		fields["TRAFFIC"] = x.Traffic
 	}
 	for key, d := range x.Deliveries {
 		fields[key] = d

@@ -34,6 +34,9 @@ const (
 	CommandGrant   = "GRANT"   // box to publisher: how much of its upload it may plan with
 	CommandDemand  = "DEMAND"  // publisher to box: how much of its upload it could use
 	CommandCopy    = "COPY"    // publisher to box: pass on a file that it holds
+
+	CommandCounted   = "COUNTED"   // entrance to box or publisher: what it was told is in its accounts, durably
+	CommandRedirects = "REDIRECTS" // publisher to entrance: where it sent its viewers
 )
 
 // MessageAccepted is the MESSAGE of a reply that is not an error.
@@ -89,11 +92,15 @@ const FeatureGrant Feature = "grant"
 // marks the session on which the box answers for files that others passed on to it.
 const FeatureRelay Feature = "relay"
 
+// FeatureTraffic: deliveries in EXCHANGE are numbered (TRAFFIC) and acknowledged (COUNTED), and
+// publishers say where they sent their viewers (REDIRECTS).
+const FeatureTraffic Feature = "traffic"
+
 // Features is a FEATURES list. An old peer has none.
 type Features []Feature
 
 // Ours lists what this implementation can do.
-func Ours() Features { return Features{FeatureAck, FeatureGrant, FeatureRelay} }
+func Ours() Features { return Features{FeatureAck, FeatureGrant, FeatureRelay, FeatureTraffic} }
 
 // Has reports whether the list names f.
 func (fs Features) Has(f Feature) bool { return slices.Contains(fs, f) }
