@@ -19,6 +19,7 @@ import (
 	"dandelion/pkg/httperr"
 	"dandelion/pkg/id"
 	"dandelion/pkg/keys"
+	"dandelion/pkg/saving"
 	"dandelion/pkg/wire"
 	"dandelion/publisher/internal/placement"
 	"dandelion/publisher/internal/stream"
@@ -61,11 +62,12 @@ type Streams struct {
 	Totals  Totals         `json:"totals"`
 }
 
-// StreamStatus is a stream, the URL that plays it, and what of its upload is planned.
+// StreamStatus is a stream, the URL that plays it, what of its upload is planned, and what boxes save.
 type StreamStatus struct {
 	URL string `json:"url"`
 	stream.Status
 	Upload []placement.StreamPlan `json:"upload"`
+	Saving saving.Windows         `json:"saving"`
 }
 
 // BoxCount counts boxes.
@@ -104,6 +106,7 @@ func (p *Publisher) getStreams(w http.ResponseWriter, r *http.Request) error {
 		}
 		s.Streams = append(s.Streams, StreamStatus{
 			URL: front.BaseURL(r, p.cfg.PublicURL) + "/live/" + string(name) + "/index.m3u8", Status: status, Upload: plansOf(plans, name),
+			Saving: p.saving.Stream(name).Windows(time.Now()),
 		})
 	}
 	w.Header().Set("Access-Control-Allow-Origin", "*")
