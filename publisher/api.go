@@ -259,6 +259,28 @@ func (p *Publisher) registerMetrics(r *prometheus.Registry) {
 	count("holdings_aged_total", "Holdings of boxes that were not seen for a day.", func() int64 { return records.Totals().Aged })
 	count("records_unwritten_total", "Records whose key in Redis cannot be written; the log names it.", func() int64 { return records.Totals().Unwritten })
 	count("claims_contradicted_total", "What boxes said they hold, and the own file or Redis says otherwise.", func() int64 { return records.Totals().Contradicted })
+	for reason := range p.fleet.Untold().Dropped {
+		r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: "dandelion", Subsystem: "publisher", Name: "redirects_untold_total", ConstLabels: prometheus.Labels{"reason": reason},
+			Help: "Redirects that an entrance is not told of, by reason.",
+		}, func() float64 { return float64(p.fleet.Untold().Dropped[reason]) }))
+	}
+	gauge("redirects_waiting", "Redirects that entrances have not acknowledged yet.", func() float64 { return float64(p.fleet.Untold().Waiting) })
+	count("redirects_unremembered_total", "Redirects that no entrance is told of, because they led to too many boxes.", p.saving.Lost)
+	for _, c := range p.cfg.Streams {
+		for kind, of := range map[string]func(saving.Bytes) int64{
+			"redirected": func(b saving.Bytes) int64 { return b.Redirected },
+			"returned":   func(b saving.Bytes) int64 { return b.Returned },
+			"origin":     func(b saving.Bytes) int64 { return b.Origin },
+			"placing":    func(b saving.Bytes) int64 { return b.Placing },
+			"relayed":    func(b saving.Bytes) int64 { return b.Relayed },
+		} {
+			r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+				Namespace: "dandelion", Subsystem: "publisher", Name: "stream_bytes_total", ConstLabels: prometheus.Labels{"stream": c.Name, "kind": kind},
+				Help: "Bytes of a stream: that viewers were sent to boxes for, those of them that they came back without, sent by the origin, sent to boxes, and passed on by boxes.",
+			}, func() float64 { return float64(of(p.saving.Stream(id.StreamName(c.Name)).Total())) }))
+		}
+	}
 	count("redirects_total", "Viewers sent to boxes.", func() int64 { return p.front.Totals().Redirects })
 	count("bounced_total", "Viewers that a box over its limit sent back.", func() int64 { return p.front.Totals().Bounced })
 	count("turned_away_total", "Requests of new viewers that neither boxes nor the origin had upload for.", func() int64 { return p.front.Totals().TurnedAway })

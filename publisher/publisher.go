@@ -27,6 +27,7 @@ import (
 	"dandelion/pkg/saving"
 	"dandelion/pkg/state"
 	"dandelion/pkg/uplink"
+	"dandelion/pkg/wire"
 	"dandelion/publisher/internal/fleet"
 	"dandelion/publisher/internal/placement"
 	"dandelion/publisher/internal/push"
@@ -90,6 +91,7 @@ func New(ctx context.Context, cfg Config, redis state.Config, log *slog.Logger) 
 	p.saving = newBook(cfg.Streams)
 	p.fleet = fleet.New(fleet.Config{
 		Entrances: cfg.Entrances, InsecureTLS: cfg.InsecureTLS, Wanted: func() int { return p.placement.WantedBoxes() }, Own: p.id, FrontURL: cfg.PublicURL,
+		Redirects: func() []wire.Redirected { return p.saving.TakeRedirects(time.Now()) },
 	}, p.state, log)
 	p.placement = placement.New(placement.Config{
 		Own:      push.Own{ID: p.id, FrontURL: cfg.PublicURL, Uplink: limit},
