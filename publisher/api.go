@@ -259,14 +259,18 @@ func (p *Publisher) registerMetrics(r *prometheus.Registry) {
 	count("holdings_aged_total", "Holdings of boxes that were not seen for a day.", func() int64 { return records.Totals().Aged })
 	count("records_unwritten_total", "Records whose key in Redis cannot be written; the log names it.", func() int64 { return records.Totals().Unwritten })
 	count("claims_contradicted_total", "What boxes said they hold, and the own file or Redis says otherwise.", func() int64 { return records.Totals().Contradicted })
-	for reason := range p.fleet.Untold().Dropped {
+	untold := func() map[string]int64 {
+		dropped := p.fleet.Untold().Dropped
+		dropped["boxes"] = p.saving.Lost()
+		return dropped
+	}
+	for reason := range untold() {
 		r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Namespace: "dandelion", Subsystem: "publisher", Name: "redirects_untold_total", ConstLabels: prometheus.Labels{"reason": reason},
-			Help: "Redirects that an entrance is not told of, by reason.",
-		}, func() float64 { return float64(p.fleet.Untold().Dropped[reason]) }))
+			Help: "Redirects that an entrance is not told of, by reason: too many boxes at once, too many that it has not acknowledged, too many entrances.",
+		}, func() float64 { return float64(untold()[reason]) }))
 	}
 	gauge("redirects_waiting", "Redirects that entrances have not acknowledged yet.", func() float64 { return float64(p.fleet.Untold().Waiting) })
-	count("redirects_unremembered_total", "Redirects that no entrance is told of, because they led to too many boxes.", p.saving.Lost)
 	for _, c := range p.cfg.Streams {
 		for kind, of := range map[string]func(saving.Bytes) int64{
 			"redirected": func(b saving.Bytes) int64 { return b.Redirected },
