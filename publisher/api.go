@@ -19,6 +19,7 @@ import (
 	"dandelion/pkg/httperr"
 	"dandelion/pkg/id"
 	"dandelion/pkg/keys"
+	"dandelion/pkg/saving"
 	"dandelion/pkg/wire"
 	"dandelion/publisher/internal/placement"
 	"dandelion/publisher/internal/stream"
@@ -61,11 +62,12 @@ type Streams struct {
 	Totals  Totals         `json:"totals"`
 }
 
-// StreamStatus is a stream, the URL that plays it, and what of its upload is planned.
+// StreamStatus is a stream, the URL that plays it, what of its upload is planned, and what boxes save.
 type StreamStatus struct {
 	URL string `json:"url"`
 	stream.Status
 	Upload []placement.StreamPlan `json:"upload"`
+	Saving saving.Windows         `json:"saving"`
 }
 
 // BoxCount counts boxes.
@@ -104,6 +106,7 @@ func (p *Publisher) getStreams(w http.ResponseWriter, r *http.Request) error {
 		}
 		s.Streams = append(s.Streams, StreamStatus{
 			URL: front.BaseURL(r, p.cfg.PublicURL) + "/live/" + string(name) + "/index.m3u8", Status: status, Upload: plansOf(plans, name),
+			Saving: p.saving.Stream(name).Windows(time.Now()),
 		})
 	}
 	w.Header().Set("Access-Control-Allow-Origin", "*")
@@ -256,6 +259,32 @@ func (p *Publisher) registerMetrics(r *prometheus.Registry) {
 	count("holdings_aged_total", "Holdings of boxes that were not seen for a day.", func() int64 { return records.Totals().Aged })
 	count("records_unwritten_total", "Records whose key in Redis cannot be written; the log names it.", func() int64 { return records.Totals().Unwritten })
 	count("claims_contradicted_total", "What boxes said they hold, and the own file or Redis says otherwise.", func() int64 { return records.Totals().Contradicted })
+	untold := func() map[string]int64 {
+		dropped := p.fleet.Untold().Dropped
+		dropped["boxes"] = p.saving.Lost()
+		return dropped
+	}
+	for reason := range untold() {
+		r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: "dandelion", Subsystem: "publisher", Name: "redirects_untold_total", ConstLabels: prometheus.Labels{"reason": reason},
+			Help: "Redirects that an entrance is not told of, by reason: too many boxes at once, too many that it has not acknowledged, too many entrances.",
+		}, func() float64 { return float64(untold()[reason]) }))
+	}
+	gauge("redirects_waiting", "Redirects that entrances have not acknowledged yet.", func() float64 { return float64(p.fleet.Untold().Waiting) })
+	for _, c := range p.cfg.Streams {
+		for kind, of := range map[string]func(saving.Bytes) int64{
+			"redirected": func(b saving.Bytes) int64 { return b.Redirected },
+			"returned":   func(b saving.Bytes) int64 { return b.Returned },
+			"origin":     func(b saving.Bytes) int64 { return b.Origin },
+			"placing":    func(b saving.Bytes) int64 { return b.Placing },
+			"relayed":    func(b saving.Bytes) int64 { return b.Relayed },
+		} {
+			r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+				Namespace: "dandelion", Subsystem: "publisher", Name: "stream_bytes_total", ConstLabels: prometheus.Labels{"stream": c.Name, "kind": kind},
+				Help: "Bytes of a stream: that viewers were sent to boxes for, those of them that they came back without, sent by the origin, sent to boxes, and passed on by boxes.",
+			}, func() float64 { return float64(of(p.saving.Stream(id.StreamName(c.Name)).Total())) }))
+		}
+	}
 	count("redirects_total", "Viewers sent to boxes.", func() int64 { return p.front.Totals().Redirects })
 	count("bounced_total", "Viewers that a box over its limit sent back.", func() int64 { return p.front.Totals().Bounced })
 	count("turned_away_total", "Requests of new viewers that neither boxes nor the origin had upload for.", func() int64 { return p.front.Totals().TurnedAway })

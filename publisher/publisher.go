@@ -24,8 +24,10 @@ import (
 	"dandelion/pkg/id"
 	"dandelion/pkg/identity"
 	"dandelion/pkg/lifecycle"
+	"dandelion/pkg/saving"
 	"dandelion/pkg/state"
 	"dandelion/pkg/uplink"
+	"dandelion/pkg/wire"
 	"dandelion/publisher/internal/fleet"
 	"dandelion/publisher/internal/placement"
 	"dandelion/publisher/internal/push"
@@ -57,6 +59,7 @@ type Publisher struct {
 	queue     *placement.Queue
 	front     *front.Front
 	audience  *front.Audience
+	saving    *saving.Book
 	uploads   *uploads
 	server    *http.Server
 	conns     *conns.Limit
@@ -85,13 +88,15 @@ func New(ctx context.Context, cfg Config, redis state.Config, log *slog.Logger) 
 	}
 	limit := uplink.New(cfg.UploadLimit.BytesPerSecond())
 	p.audience = front.NewAudience()
+	p.saving = newBook(cfg.Streams)
 	p.fleet = fleet.New(fleet.Config{
 		Entrances: cfg.Entrances, InsecureTLS: cfg.InsecureTLS, Wanted: func() int { return p.placement.WantedBoxes() }, Own: p.id, FrontURL: cfg.PublicURL,
+		Redirects: func() []wire.Redirected { return p.saving.TakeRedirects(time.Now()) },
 	}, p.state, log)
 	p.placement = placement.New(placement.Config{
 		Own:      push.Own{ID: p.id, FrontURL: cfg.PublicURL, Uplink: limit},
 		MinBoxes: cfg.MinBoxes, MaxBoxes: cfg.MaxBoxes, Fleet: p.fleet, Window: p.window, Redis: p.state, Log: log,
-		Renditions: p.renditions, Audience: p.audience, FirstCopies: cfg.FirstCopies,
+		Renditions: p.renditions, Audience: p.audience, Saving: p.saving, FirstCopies: cfg.FirstCopies,
 		Uplink: float64(limit.Rate()), Origin: float64(cfg.OriginLimit.Or(0).BytesPerSecond()),
 	})
 	if p.uploads, err = openUploads(filepath.Join(cfg.DataDir, "uploads"), int64(cfg.MaxUpload)); err != nil {
@@ -106,13 +111,21 @@ func New(ctx context.Context, cfg Config, redis state.Config, log *slog.Logger) 
 	}
 	p.front = front.New(front.Config{
 		Content: content{p}, Publisher: p.id, PublicURL: cfg.PublicURL, TrustedProxies: cfg.TrustedProxies,
-		Audience: p.audience, Uplink: limit, Log: log,
+		Audience: p.audience, Saving: p.saving, Uplink: limit, Log: log,
 	})
 	p.conns = conns.New(conns.Config{
 		Max: maxConns(), Refused: func() { p.refusedConns.Add(1) }, Closed: func() { p.closedConns.Add(1) },
 	})
 	p.server = p.newServer()
 	return p, nil
+}
+
+func newBook(streams []StreamConfig) *saving.Book {
+	var names []id.StreamName
+	for _, c := range streams {
+		names = append(names, id.StreamName(c.Name))
+	}
+	return saving.NewBook(time.Now(), names...)
 }
 
 func (p *Publisher) openStreams() error {

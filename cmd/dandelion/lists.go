@@ -1,41 +1,110 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
+	"io"
 	"net/http"
 	"text/tabwriter"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/spf13/cobra"
 
+	"dandelion/pkg/id"
 	"dandelion/publisher"
 )
 
 func newStreams() *cobra.Command {
 	var base string
+	asJSON := false
 	cmd := &cobra.Command{
 		Use:   "streams",
-		Short: "List a publisher's streams",
-		Args:  cobra.NoArgs,
+		Short: "List a publisher's streams, their viewers and what boxes save",
+		Long: "Lists a publisher's streams: viewers now, the bitrate of all its renditions, the boxes that are to\n" +
+			"hold it, and over the last minute and the last hour\n\n" +
+			"  OFFLOAD   the share of the viewers' bytes that boxes sent\n" +
+			"  CASTER    that share, less what the publisher sent to boxes for it; below 0 with few viewers\n" +
+			"  PLACING   what was sent to boxes, by the publisher or by boxes, beside the viewers' bytes\n\n" +
+			"\"-\": there were no viewers. --json prints the publisher's whole answer.",
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := call[publisher.Streams](cmd.Context(), http.MethodGet, endpoint(base, "/api/v1/streams"), nil, 0)
+			at, out := endpoint(base, "/api/v1/streams"), cmd.OutOrStdout()
+			if asJSON {
+				answer, err := call[jsontext.Value](cmd.Context(), http.MethodGet, at, nil, 0)
+				if err != nil {
+					return err
+				}
+				if err := answer.Indent(jsontext.WithIndent("  ")); err != nil {
+					return err
+				}
+				_, err = fmt.Fprintf(out, "%s\n", answer)
+				return err
+			}
+			s, err := call[publisher.Streams](cmd.Context(), http.MethodGet, at, nil, 0)
 			if err != nil {
 				return err
 			}
-			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
-			fmt.Fprintln(w, "STREAM\tRENDITIONS\tURL\tSTATE")
-			for _, t := range s.Streams {
-				state := "live"
-				if t.Ended {
-					state = "ended"
-				}
-				fmt.Fprintf(w, "%s\t%d\t%s\t%s\n", t.Name, len(t.Renditions), t.URL, cmp.Or(t.Problem, state))
-			}
-			return w.Flush()
+			listStreams(out, s.Streams)
+			return nil
 		},
 	}
 	cmd.Flags().StringVar(&base, "publisher", "http://127.0.0.1:7071", "URL of the publisher")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// longestName is how much of a stream's name the table shows, so that it fits into 80 columns.
+const longestName = 14
+
+// listStreams writes a table that fits into 80 columns, and below it where each stream plays and what is wrong with it.
+func listStreams(out io.Writer, streams []publisher.StreamStatus) {
+	fmt.Fprintf(out, "%-14s %7s %7s %5s%14s%14s%14s\n", "STREAM", "VIEWERS", "MBIT/S", "BOXES", "OFFLOAD", "CASTER", "PLACING")
+	fmt.Fprintf(out, "%37s%[2]s%[2]s%[2]s\n", "", "  minute  hour")
+	for _, t := range streams {
+		viewers, bitrate, boxes := 0, int64(0), map[id.BoxID]bool{}
+		for _, r := range t.Renditions {
+			bitrate += r.BitRate
+		}
+		for _, u := range t.Upload {
+			viewers += u.Watching
+			for _, box := range u.Holders {
+				boxes[box] = true
+			}
+		}
+		minute, hour := t.Saving.Minute, t.Saving.Hour
+		fmt.Fprintf(out, "%-14s %7d %7.1f %5d%8s%6s%8s%6s%8s%6s\n", cut(string(t.Name), longestName), viewers, float64(bitrate)/1e6, len(boxes),
+			percent(minute.Offload), percent(hour.Offload), percent(minute.CasterOffload), percent(hour.CasterOffload),
+			percent(minute.PlacingOverhead), percent(hour.PlacingOverhead))
+	}
+	for _, t := range streams {
+		state := "live"
+		switch {
+		case t.Problem != "":
+			state = t.Problem
+		case t.Ended:
+			state = "ended"
+		case len(t.Renditions) == 0:
+			state = "no segment yet"
+		case len(t.Renditions) > 1:
+			state = fmt.Sprintf("live, %d renditions", len(t.Renditions))
+		}
+		fmt.Fprintf(out, "\n%s: %s\n  %s\n", t.Name, state, t.URL)
+	}
+}
+
+// percent writes a ratio; "-" where there is none. So few viewers that it is far from all of use say only so.
+func percent(ratio *float64) string {
+	const far = 9.99
+	switch {
+	case ratio == nil:
+		return "-"
+	case *ratio > far:
+		return ">999%"
+	case *ratio < -far:
+		return "<-999%"
+	case *ratio > 0.99 && *ratio < 1: // one viewer of a hundred, or of a thousand
+		return fmt.Sprintf("%.1f%%", 100**ratio)
+	}
+	return fmt.Sprintf("%.0f%%", 100**ratio)
 }
 
 // fleetBoxes is what the tool reads of an entrance's GET /api/v1/boxes.

@@ -23,6 +23,7 @@ import (
 	"dandelion/pkg/access"
 	"dandelion/pkg/httperr"
 	"dandelion/pkg/id"
+	"dandelion/pkg/saving"
 	"dandelion/pkg/uplink"
 )
 
@@ -93,6 +94,7 @@ type Config struct {
 	// TrustedProxies may say who the viewer is (X-Forwarded-For).
 	TrustedProxies []netip.Prefix
 	Audience       *Audience
+	Saving         *saving.Book    // gets what viewers are sent to boxes for, and what the origin sends
 	Uplink         *uplink.Limiter // of what the origin sends; nil: not limited
 	Log            *slog.Logger
 }
@@ -102,19 +104,20 @@ type Front struct {
 	cfg        Config
 	households households
 
-	redirects     atomic.Int64
-	redirectBytes atomic.Int64
-	originBytes   atomic.Int64
-	originFiles   atomic.Int64
-	playlists     atomic.Int64
-	bounced       atomic.Int64
-	turnedAway    atomic.Int64
+	redirects   atomic.Int64
+	originFiles atomic.Int64
+	playlists   atomic.Int64
+	bounced     atomic.Int64
+	turnedAway  atomic.Int64
 }
 
 // New returns a front.
 func New(cfg Config) *Front {
 	if cfg.Audience == nil {
 		cfg.Audience = NewAudience()
+	}
+	if cfg.Saving == nil {
+		cfg.Saving = saving.NewBook(time.Now())
 	}
 	return &Front{cfg: cfg}
 }
@@ -124,6 +127,7 @@ type Totals struct {
 	Playlists     int64 `json:"playlists"`
 	Redirects     int64 `json:"redirects"`
 	RedirectBytes int64 `json:"redirect_bytes"` // sizes of the files that viewers were sent to boxes for
+	ReturnedBytes int64 `json:"returned_bytes"` // those of them that viewers came back without
 	OriginFiles   int64 `json:"origin_files"`   // answered by the origin itself
 	OriginBytes   int64 `json:"origin_bytes"`   // bytes of files that the origin really sent
 	Bounced       int64 `json:"bounced"`        // sent back by a box that was over its limit
@@ -132,7 +136,11 @@ type Totals struct {
 
 // Totals returns what was answered since the start.
 func (f *Front) Totals() Totals {
-	return Totals{f.playlists.Load(), f.redirects.Load(), f.redirectBytes.Load(), f.originFiles.Load(), f.originBytes.Load(), f.bounced.Load(), f.turnedAway.Load()}
+	bytes := f.cfg.Saving.Total()
+	return Totals{
+		Playlists: f.playlists.Load(), Redirects: f.redirects.Load(), RedirectBytes: bytes.Redirected, ReturnedBytes: bytes.Returned,
+		OriginFiles: f.originFiles.Load(), OriginBytes: bytes.Origin, Bounced: f.bounced.Load(), TurnedAway: f.turnedAway.Load(),
+	}
 }
 
 // Register adds the front's routes.
@@ -249,8 +257,9 @@ func spanOf(r *http.Request, size int64) int64 {
 // watches already goes on, and who is new is told to come back.
 func (f *Front) answer(w http.ResponseWriter, r *http.Request, path id.Path) error {
 	viewer, now := access.ClientAddr(r, f.cfg.TrustedProxies), time.Now()
-	asked := requestOf(viewer, r, path)
-	full := f.sentBack(r, asked, now)
+	asked, rendition := requestOf(viewer, r, path), renditionOf(path)
+	meter := f.cfg.Saving.OfRendition(rendition)
+	full := f.sentBack(r, asked, meter, now)
 	past := f.households.ask(asked, now)
 	failed := past.failed()
 	if failed != "" {
@@ -259,7 +268,7 @@ func (f *Front) answer(w http.ResponseWriter, r *http.Request, path id.Path) err
 	for _, box := range past.doubted() {
 		f.cfg.Content.Complained(box, path, netip.Addr{})
 	}
-	asker := Asker{Addr: viewer, Rendition: renditionOf(path), Viewer: asked.seat(past), Avoid: past.avoid()}
+	asker := Asker{Addr: viewer, Rendition: rendition, Viewer: asked.seat(past), Avoid: past.avoid()}
 	if full != "" {
 		asker.Avoid = append(slices.Clone(asker.Avoid), full)
 	}
@@ -287,10 +296,10 @@ func (f *Front) answer(w http.ResponseWriter, r *http.Request, path id.Path) err
 		if err == nil {
 			defer file.Close()
 			if !loc.Own {
-				f.households.answered(asked, "", failed, now)
+				f.answered(asked, past, "", spanOf(r, loc.Size), meter, now)
 				f.sit(asker, atOrigin, now)
 			}
-			f.serve(w, r, path, loc.Digest, file)
+			f.serve(w, r, path, loc.Digest, file, meter)
 			return nil
 		}
 		// The origin has it no more: a box that may have failed is better than nobody.
@@ -301,9 +310,10 @@ func (f *Front) answer(w http.ResponseWriter, r *http.Request, path id.Path) err
 		boxes = loc.Boxes
 	}
 	best := choose(boxes, past)
-	f.households.answered(asked, best.Box, failed, now)
-	f.sit(asker, best.Box, now)
 	bytes := spanOf(r, loc.Size)
+	f.answered(asked, past, best.Box, bytes, meter, now)
+	meter.Redirected(best.Box, bytes, now)
+	f.sit(asker, best.Box, now)
 	switch {
 	case asker.Rendition == "":
 		f.cfg.Content.Redirected(best.Box, bytes)
@@ -311,7 +321,6 @@ func (f *Front) answer(w http.ResponseWriter, r *http.Request, path id.Path) err
 		f.cfg.Content.Joined(asker.Rendition, best.Box, bytes)
 	}
 	f.redirects.Add(1)
-	f.redirectBytes.Add(bytes)
 	// Written directly, and not with http.Redirect: this is the answer that is given most.
 	h := w.Header()
 	to := best.Base + loc.Path
@@ -325,9 +334,17 @@ func (f *Front) answer(w http.ResponseWriter, r *http.Request, path id.Path) err
 	return nil
 }
 
+// answered notes where a request was sent, "" for the origin, and that it is a repeat where it is one.
+func (f *Front) answered(asked request, p past, to id.BoxID, bytes int64, meter *saving.Meter, now time.Time) {
+	f.households.answered(asked, to, p.failed(), bytes, now)
+	if p.repeats() {
+		meter.Repeated(p.bytes, now)
+	}
+}
+
 // sentBack returns the box that sent the viewer back because it was over its limit; "" for none. It is
 // no failure: the request is not a repeat.
-func (f *Front) sentBack(r *http.Request, asked request, now time.Time) id.BoxID {
+func (f *Front) sentBack(r *http.Request, asked request, meter *saving.Meter, now time.Time) id.BoxID {
 	if r.URL.RawQuery == "" {
 		return ""
 	}
@@ -335,8 +352,9 @@ func (f *Front) sentBack(r *http.Request, asked request, now time.Time) id.BoxID
 	if err != nil {
 		return ""
 	}
-	if f.households.takeBack(asked, box, now) {
+	if bytes, was := f.households.takeBack(asked, box, now); was {
 		f.bounced.Add(1)
+		meter.Bounced(box, bytes, now)
 	}
 	return box
 }
@@ -395,7 +413,7 @@ func (f *Front) origin(w http.ResponseWriter, r *http.Request) error {
 		return noCopy(err)
 	}
 	defer file.Close()
-	f.serve(w, r, path, loc.Digest, file)
+	f.serve(w, r, path, loc.Digest, file, f.cfg.Saving.Of(path))
 	return nil
 }
 
@@ -406,7 +424,7 @@ const (
 )
 
 // serve sends the origin's own copy.
-func (f *Front) serve(w http.ResponseWriter, r *http.Request, path id.Path, digest id.Digest, file *os.File) {
+func (f *Front) serve(w http.ResponseWriter, r *http.Request, path id.Path, digest id.Digest, file *os.File, meter *saving.Meter) {
 	h := w.Header()
 	h.Set("Content-Type", ContentType(path.Name()))
 	h.Set("X-Content-Type-Options", "nosniff")
@@ -423,7 +441,7 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, path id.Path, dige
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(patience)) // a test's writer has none
 	}
 	f.originFiles.Add(1)
-	body := &counter{ResponseWriter: w, n: &f.originBytes}
+	body := &counter{ResponseWriter: w, meter: meter}
 	if f.cfg.Uplink != nil && f.cfg.Uplink.Rate() > 0 && r.Method != http.MethodHead {
 		body.ctx, body.flow = r.Context(), f.cfg.Uplink.Open(1)
 		defer body.flow.Close()
@@ -434,14 +452,16 @@ func (f *Front) serve(w http.ResponseWriter, r *http.Request, path id.Path, dige
 // counter counts the bytes of bodies, holds them to the limit, and keeps sendfile.
 type counter struct {
 	http.ResponseWriter
-	n    *atomic.Int64
-	ctx  context.Context
-	flow *uplink.Flow // nil: no limit
+	meter *saving.Meter
+	ctx   context.Context
+	flow  *uplink.Flow // nil: no limit
 }
+
+func (c *counter) add(n int64) { c.meter.Add(saving.Bytes{Origin: n}, time.Now()) }
 
 func (c *counter) Write(b []byte) (int, error) {
 	n, err := c.ResponseWriter.Write(b)
-	c.n.Add(int64(n))
+	c.add(int64(n))
 	return n, err
 }
 
@@ -449,7 +469,7 @@ func (c *counter) ReadFrom(r io.Reader) (total int64, err error) {
 	part, ok := r.(*io.LimitedReader)
 	if c.flow == nil || !ok {
 		total, err = io.Copy(c.ResponseWriter, r) // which is its ReadFrom where it has one
-		c.n.Add(total)
+		c.add(total)
 		return total, err
 	}
 	for left := part.N; left > 0; {
@@ -460,7 +480,7 @@ func (c *counter) ReadFrom(r io.Reader) (total int64, err error) {
 		n, err := io.Copy(c.ResponseWriter, io.LimitReader(part.R, may))
 		total += n
 		left -= n
-		c.n.Add(n)
+		c.add(n)
 		if err != nil || n < may {
 			return total, err
 		}

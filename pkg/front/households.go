@@ -50,6 +50,7 @@ type ask struct {
 	request
 	first time.Time
 	sent  []id.BoxID // where it was answered to, oldest first; "": the origin
+	bytes int64      // that it asks for
 }
 
 type shunned struct {
@@ -100,12 +101,16 @@ type past struct {
 	again   int        // how many of its requests, this one included, are repeats
 	alone   bool       // the household seems to be one viewer
 	known   bool       // it asked for other files of the rendition before
+	bytes   int64      // that the request asks for
 	shunned []id.BoxID // boxes that failed it lately
 	place   int        // of the viewer among those who share address and player
 }
 
 // seat names the viewer to the Audience.
 func (r request) seat(p past) uint64 { return r.household + uint64(p.place) }
+
+// repeats reports whether the request is one more for what a box was to send already.
+func (p past) repeats() bool { return p.again > 0 && p.known && len(p.tried) > 0 }
 
 // failed returns the box that the viewer must have been sent to in vain; "" where that is not
 // certain.
@@ -159,6 +164,7 @@ func (t *households) ask(r request, now time.Time) past {
 		}
 		p.tried = slices.Clone(a.sent[origin+1:])
 		p.again = len(a.sent) - (viewers - 1)
+		p.bytes = a.bytes
 		p.place = min(len(a.sent), viewers-1)
 	}
 	for _, s := range h.shunned {
@@ -169,9 +175,9 @@ func (t *households) ask(r request, now time.Time) past {
 	return p
 }
 
-// answered notes where a request was sent, "" for the origin, and the box that it shows to have
-// failed, "" for none.
-func (t *households) answered(r request, to, failed id.BoxID, now time.Time) {
+// answered notes where a request for so many bytes was sent, "" for the origin, and the box that it
+// shows to have failed, "" for none.
+func (t *households) answered(r request, to, failed id.BoxID, bytes int64, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.turn(now)
@@ -184,6 +190,7 @@ func (t *households) answered(r request, to, failed id.BoxID, now time.Time) {
 		h.asks = append(h.asks, ask{request: r, first: now})
 		a = &h.asks[len(h.asks)-1]
 	}
+	a.bytes = bytes
 	if len(a.sent) < maxSent {
 		a.sent = append(a.sent, to)
 	}
@@ -193,8 +200,8 @@ func (t *households) answered(r request, to, failed id.BoxID, now time.Time) {
 }
 
 // takeBack forgets that a request was sent to a box that did not serve it because it was over its
-// limit, and reports whether it was.
-func (t *households) takeBack(r request, box id.BoxID, now time.Time) bool {
+// limit, and returns the bytes that it was sent there for; was is false where it was not.
+func (t *households) takeBack(r request, box id.BoxID, now time.Time) (bytes int64, was bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	h := t.now[r.household]
@@ -202,19 +209,19 @@ func (t *households) takeBack(r request, box id.BoxID, now time.Time) bool {
 		h = t.old[r.household]
 	}
 	if h == nil {
-		return false
+		return 0, false
 	}
 	a := h.find(r, now)
 	if a == nil {
-		return false
+		return 0, false
 	}
 	for i := len(a.sent) - 1; i >= 0; i-- {
 		if a.sent[i] == box {
 			a.sent = slices.Delete(a.sent, i, i+1)
-			return true
+			return a.bytes, true
 		}
 	}
-	return false
+	return 0, false
 }
 
 // turn begins a new generation when the old one is over.

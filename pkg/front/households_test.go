@@ -14,11 +14,13 @@ import (
 	"time"
 
 	"dandelion/pkg/id"
+	"dandelion/pkg/saving"
 )
 
 // held is files that two boxes hold and the origin has.
 type held struct {
 	file       string
+	boxes      *[2]id.BoxID
 	complaints *[]string // "<box> <viewer>"
 	doubts     *[]id.BoxID
 }
@@ -35,9 +37,9 @@ func (h held) Complained(box id.BoxID, _ id.Path, viewer netip.Addr) {
 	}
 }
 
-func (held) Locate(path id.Path, asker Asker) (Location, bool) {
-	loc := Location{Path: string(path), Origin: true}
-	for _, box := range []id.BoxID{"a", "b"} {
+func (h held) Locate(path id.Path, asker Asker) (Location, bool) {
+	loc := Location{Path: string(path), Size: int64(len("segment")), Origin: true}
+	for _, box := range h.boxes {
 		if !slices.Contains(asker.Avoid, box) {
 			loc.Boxes = append(loc.Boxes, Holder{Box: box, Base: "http://" + string(box)})
 		}
@@ -52,17 +54,19 @@ func (h held) Open(id.Path) (*os.File, error) { return os.Open(h.file) }
 type door struct {
 	t          *testing.T
 	mux        *http.ServeMux
+	saving     *saving.Book
+	boxes      [2]id.BoxID
 	complaints []string
 	doubts     []id.BoxID
 }
 
 func newDoor(t *testing.T, trusted ...netip.Prefix) *door {
-	d := &door{t: t, mux: http.NewServeMux()}
+	d := &door{t: t, mux: http.NewServeMux(), saving: saving.NewBook(time.Now(), "demo"), boxes: [2]id.BoxID{"a", "b"}}
 	file := filepath.Join(t.TempDir(), "0.ts")
 	if err := os.WriteFile(file, []byte("segment"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	New(Config{Content: held{file, &d.complaints, &d.doubts}, Publisher: "publisher-0", TrustedProxies: trusted, Log: slog.New(slog.DiscardHandler)}).Register(d.mux)
+	New(Config{Content: held{file, &d.boxes, &d.complaints, &d.doubts}, Publisher: "publisher-0", TrustedProxies: trusted, Saving: d.saving, Log: slog.New(slog.DiscardHandler)}).Register(d.mux)
 	return d
 }
 
@@ -74,6 +78,22 @@ type viewer struct{ addr, agent, forwarded, span string }
 // ask asks for a segment and says where it was sent: "a", "b" or "origin".
 func (d *door) ask(path string, v viewer) string {
 	d.t.Helper()
+	w, r := d.request(path, v)
+	d.mux.ServeHTTP(w, r)
+	switch to := w.Header().Get("Location"); {
+	case (w.Code == http.StatusOK || w.Code == http.StatusPartialContent) && strings.HasPrefix("segment", w.Body.String()):
+		return "origin"
+	case to == "http://"+string(d.boxes[0])+path:
+		return "a"
+	case to == "http://"+string(d.boxes[1])+path:
+		return "b"
+	default:
+		d.t.Fatalf("status %d, Location %q", w.Code, to)
+		return ""
+	}
+}
+
+func (d *door) request(path string, v viewer) (*httptest.ResponseRecorder, *http.Request) {
 	r := httptest.NewRequest(http.MethodGet, path, nil)
 	r.RemoteAddr = v.addr + ":1000"
 	for name, value := range map[string]string{"User-Agent": v.agent, "X-Forwarded-For": v.forwarded, "Range": v.span} {
@@ -81,19 +101,7 @@ func (d *door) ask(path string, v viewer) string {
 			r.Header.Set(name, value)
 		}
 	}
-	w := httptest.NewRecorder()
-	d.mux.ServeHTTP(w, r)
-	switch to := w.Header().Get("Location"); {
-	case (w.Code == http.StatusOK || w.Code == http.StatusPartialContent) && strings.HasPrefix("segment", w.Body.String()):
-		return "origin"
-	case to == "http://a"+path:
-		return "a"
-	case to == "http://b"+path:
-		return "b"
-	default:
-		d.t.Fatalf("status %d, Location %q", w.Code, to)
-		return ""
-	}
+	return httptest.NewRecorder(), r
 }
 
 // TestWhoAsksAgainIsSentElsewhere: the first time to the best box, the second to another one, the
@@ -212,10 +220,10 @@ func TestHouseholdsAreBounded(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
 	one := request{household: 1, what: 1}
 	for i := range 1000 {
-		all.answered(one, "a", id.BoxID(fmt.Sprint(i)), now)
+		all.answered(one, "a", id.BoxID(fmt.Sprint(i)), 0, now)
 	}
 	for i := range 1000 {
-		all.answered(request{household: 2, what: uint64(i)}, "a", "", now)
+		all.answered(request{household: 2, what: uint64(i)}, "a", "", 0, now)
 	}
 	if h := all.household(1); len(h.asks) != 1 || len(h.asks[0].sent) > maxSent || len(h.shunned) > maxShunned {
 		t.Errorf("%d answers to one request, %d boxes shunned", len(h.asks[0].sent), len(h.shunned))
@@ -224,13 +232,13 @@ func TestHouseholdsAreBounded(t *testing.T) {
 		t.Errorf("%d requests of one household", len(h.asks))
 	}
 	for i := range 2*maxHouseholds + 10 {
-		all.answered(request{household: uint64(i) + 10, what: 1}, "a", "", now)
+		all.answered(request{household: uint64(i) + 10, what: 1}, "a", "", 0, now)
 		all.ask(request{household: uint64(i) + 10_000_000, what: 1}, now) // of what nobody has
 	}
 	if n := len(all.now) + len(all.old); n > 2*maxHouseholds {
 		t.Errorf("%d households are remembered", n)
 	}
-	all.answered(one, "b", "b", now)
+	all.answered(one, "b", "b", 0, now)
 	if p := all.ask(one, now.Add(max(repeatWindow, shunFor))); len(p.tried) != 0 || len(p.shunned) != 0 || p.again > 0 {
 		t.Errorf("still remembered: %+v", p)
 	}

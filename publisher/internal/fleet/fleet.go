@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -65,7 +66,9 @@ type Config struct {
 	Wanted      func() int // boxes; any goroutine
 	Own         id.PublisherID
 	FrontURL    string
-	GeoIP       *wire.GeoIP
+	// Redirects returns where viewers were sent since it was called last; any goroutine.
+	Redirects func() []wire.Redirected
+	GeoIP     *wire.GeoIP
 }
 
 // Fleet joins what entrances say. Its methods may be called from any goroutine.
@@ -81,6 +84,8 @@ type Fleet struct {
 	problems map[string]string        // by entrance URL: why there is no session
 	answered time.Time                // since when at least one entrance is talking
 	changed  chan struct{}
+	outboxes map[id.EntranceID]*outbox // at most wire.MaxEntranceURLs
+	drops    map[string]int64          // redirects that an entrance is not told of
 }
 
 // New returns a fleet that knows nothing until Run.
@@ -89,7 +94,8 @@ func New(cfg Config, client redis.UniversalClient, log *slog.Logger) *Fleet {
 		cfg: cfg, redis: client, log: log,
 		boxes: map[id.BoxID]Box{}, sessions: map[string]bool{},
 		talking: map[id.EntranceID]string{}, problems: map[string]string{},
-		changed: make(chan struct{}, 1),
+		changed:  make(chan struct{}, 1),
+		outboxes: map[id.EntranceID]*outbox{}, drops: map[string]int64{DropFull: 0, DropEntrance: 0},
 	}
 }
 
@@ -167,6 +173,7 @@ type entrance struct {
 	least   netaddr.Scope
 	learned chan<- named
 	log     *slog.Logger
+	outbox  atomic.Pointer[outbox] // of the session that there is, where the entrance wants redirects
 }
 
 // named is an entrance that another one named, and the narrowest address that may be dialled for
@@ -223,7 +230,10 @@ func (e *entrance) session(ctx context.Context, retry *wsconn.Backoff) (time.Dur
 	go func() { cancel(e.read(ctx, conn, replies)) }()
 
 	var self id.EntranceID
-	defer func() { e.fleet.released(self, e.url) }()
+	defer func() {
+		e.outbox.Store(nil)
+		e.fleet.released(self, e.url)
+	}()
 	for {
 		search.Count = e.fleet.cfg.Wanted()
 		if err := conn.WriteText(wire.Encode(search)); err != nil {
@@ -244,14 +254,21 @@ func (e *entrance) session(ctx context.Context, retry *wsconn.Backoff) (time.Dur
 			if !e.fleet.claim(self, e.url) {
 				return sameEntrance, fmt.Errorf("the same entrance as %s", e.fleet.urlOf(self))
 			}
+			if reply.Features.Has(wire.FeatureTraffic) {
+				e.outbox.Store(e.fleet.outbox(self))
+			}
 			conn.KeepAlive(wire.PingInterval, wire.SilenceLimit)
 			e.log.Info("asking the entrance for boxes", "id", self, "offered", len(reply.BoxSet))
 		}
 		retry.Reset()
 		e.fleet.setProblem(e.url, "")
 		wait := hungryInterval
-		if e.fleet.join(ctx, e.url, reply, scope) {
+		offered, enough := e.fleet.join(ctx, e.url, reply, scope)
+		if enough {
 			wait = steadyInterval
+		}
+		if err := e.tellRedirects(conn, search.Peer, offered); err != nil {
+			return 0, err
 		}
 		e.learn(ctx, reply.EntranceURLs, scope)
 		select {
@@ -260,6 +277,23 @@ func (e *entrance) session(ctx context.Context, retry *wsconn.Backoff) (time.Dur
 			return 0, context.Cause(ctx)
 		}
 	}
+}
+
+// tellRedirects sends the entrance what it is to be told of redirects now.
+func (e *entrance) tellRedirects(conn *wsconn.Conn, own wire.Peer, offered []Box) error {
+	outbox := e.outbox.Load()
+	if outbox != nil {
+		outbox.offers(offered, time.Now())
+	}
+	e.fleet.collect() // also where this entrance wants none: they are not kept for one that comes later
+	if outbox == nil {
+		return nil
+	}
+	batch := outbox.next(own, time.Now())
+	if batch == nil {
+		return nil
+	}
+	return conn.WriteText(wire.Encode(batch))
 }
 
 // insecure reports whether the configuration names the entrance among those whose certificate
@@ -283,8 +317,21 @@ func (e *entrance) read(ctx context.Context, conn *wsconn.Conn, replies chan<- w
 		if err != nil {
 			return err
 		}
+		outbox := e.outbox.Load()
+		if envelope.Error != "" && outbox != nil && outbox.refuses() { // the session goes on
+			e.log.Warn("the entrance does not take what it is told of redirects; it is told again in the next session", "reason", id.Quote(envelope.Error))
+			continue
+		}
 		if envelope.Error != "" {
 			return fmt.Errorf("the entrance refused: %s", id.Quote(envelope.Error))
+		}
+		if envelope.Command == wire.CommandCounted && outbox != nil {
+			counted, err := wire.Decode[wire.Counted](raw)
+			if err != nil {
+				return err
+			}
+			outbox.counted(counted.Mark)
+			continue
 		}
 		if envelope.Command != wire.CommandSearch {
 			continue // GOODBYE: its end follows; or a command of a later version
@@ -369,12 +416,12 @@ func (f *Fleet) released(e id.EntranceID, u string) {
 	}
 }
 
-// join takes the boxes of a reply in and reports whether there are as many as wanted.
-func (f *Fleet) join(ctx context.Context, source string, reply wire.SearchReply, scope netaddr.Scope) (enough bool) {
+// join takes the boxes of a reply in. It returns those that can be used, and whether there are as many
+// boxes as wanted.
+func (f *Fleet) join(ctx context.Context, source string, reply wire.SearchReply, scope netaddr.Scope) (fresh []Box, enough bool) {
 	now := time.Now()
 	f.mu.Lock()
 	taken := 0
-	var fresh []Box
 	for name, flat := range reply.BoxSet {
 		if taken++; taken > wire.MaxBoxSet {
 			break
@@ -403,7 +450,7 @@ func (f *Fleet) join(ctx context.Context, source string, reply wire.SearchReply,
 	default:
 	}
 	f.record(ctx, fresh)
-	return enough
+	return fresh, enough
 }
 
 func parseBox(name string, flat map[string]wire.Text, scope netaddr.Scope) (Box, error) {

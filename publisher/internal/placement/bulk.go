@@ -147,6 +147,7 @@ func (p *Placement) pushBulk(ctx context.Context, m *member, f push.File, since 
 	if f.TTL > 0 {
 		f.TTL = max((f.TTL - time.Since(since)).Truncate(time.Second), time.Second)
 	}
+	f.Sent = p.countPlacing(f.Path)
 	start := time.Now()
 	_, err := m.link.Push(ctx, push.Bulk, f)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"dandelion/pkg/id"
+	"dandelion/pkg/saving"
 	"dandelion/publisher/internal/fleet"
 	"dandelion/publisher/internal/push"
 	"dandelion/publisher/internal/ranking"
@@ -204,13 +205,19 @@ func (p *Placement) push(ctx context.Context, m *member, d *delivery) {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, errTooSlow)
 	defer cancel()
 	start, file := time.Now(), liveFile(d.Live)
-	file.Relay = d.nodes
+	file.Relay, file.Sent = d.nodes, p.countPlacing(d.Path)
 	receipt, err := m.link.Push(ctx, push.Live, file)
 	took := receipt.Took
 	if err != nil {
 		took = time.Since(start)
 	}
 	p.finished(m, d, file, start, took, err)
+}
+
+// countPlacing returns what counts the bytes of a file that are sent to a box.
+func (p *Placement) countPlacing(path id.Path) func(n int) {
+	meter := p.cfg.Saving.Of(path)
+	return func(n int) { meter.Add(saving.Bytes{Placing: int64(n)}, time.Now()) }
 }
 
 // awaitTurn waits until the publisher's upload is free for a push, at most for as long as its segment is of

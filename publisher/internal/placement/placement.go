@@ -22,6 +22,7 @@ import (
 
 	"dandelion/pkg/front"
 	"dandelion/pkg/id"
+	"dandelion/pkg/saving"
 	"dandelion/pkg/wire"
 	"dandelion/publisher/internal/fleet"
 	"dandelion/publisher/internal/plan"
@@ -73,6 +74,7 @@ type Config struct {
 	// Renditions returns what is live now.
 	Renditions func() []Rendition
 	Audience   *front.Audience
+	Saving     *saving.Book // gets what is sent to place copies
 	// FirstCopies of each segment are sent by the publisher itself, where boxes pass the others on.
 	FirstCopies int
 	// Uplink is the publisher's own limit, bytes/s, and Origin how much of it may go to viewers. Uplink 0:
@@ -151,6 +153,9 @@ func (d *delivery) ended() {
 func New(cfg Config) *Placement {
 	if cfg.Audience == nil {
 		cfg.Audience = front.NewAudience()
+	}
+	if cfg.Saving == nil {
+		cfg.Saving = saving.NewBook(time.Now())
 	}
 	if cfg.Renditions == nil {
 		cfg.Renditions = func() []Rendition { return nil }

@@ -348,7 +348,8 @@ func (p *Placement) Granted() (total float64) {
 // StreamPlan is what a plan says of a rendition.
 type StreamPlan struct {
 	Rendition string     `json:"rendition"`
-	Viewers   int        `json:"viewers"` // that there is to be room for
+	Watching  int        `json:"watching"` // viewers, those without a place too
+	Viewers   int        `json:"viewers"`  // that there is to be room for
 	Holders   []id.BoxID `json:"holders"`
 	Short     int64      `json:"short"` // bits/s that boxes cannot carry
 }
@@ -359,7 +360,7 @@ func (p *Placement) Plans() []StreamPlan {
 	defer p.mu.Unlock()
 	list := []StreamPlan{}
 	for name, h := range p.plan.Holders {
-		list = append(list, StreamPlan{Rendition: name, Viewers: h.Viewers, Holders: h.Boxes, Short: int64(8 * h.Short)})
+		list = append(list, StreamPlan{Rendition: name, Watching: p.viewers[name], Viewers: h.Viewers, Holders: h.Boxes, Short: int64(8 * h.Short)})
 	}
 	slices.SortFunc(list, func(a, b StreamPlan) int {
 		if a.Rendition < b.Rendition {

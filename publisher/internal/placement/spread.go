@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"dandelion/pkg/id"
+	"dandelion/pkg/saving"
 	"dandelion/pkg/wire"
 	"dandelion/publisher/internal/plan"
 	"dandelion/publisher/internal/push"
@@ -419,6 +420,7 @@ func (p *Placement) arrived(m *member, a wire.Stored) {
 		}
 	}
 	j.copies++
+	p.cfg.Saving.Of(j.Path).Add(saving.Bytes{Relayed: j.Size}, time.Now())
 	first := p.records.add(liveFile(j.Live), f.box, f.began, taskFacts{})
 	if child := p.members[f.box]; child != nil {
 		child.note(0, 0, nil)

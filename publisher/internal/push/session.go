@@ -36,6 +36,7 @@ type File struct {
 	Plays  time.Duration    // 0: nobody knows
 	Relay  []wire.RelayNode // boxes that the box passes it on to, if it knows how
 	Open   func() (io.ReadCloser, error)
+	Sent   func(n int) // called with each piece of the content that is written to the box; nil: nobody asks
 }
 
 // Receipt says that a box stored a file.
@@ -254,7 +255,7 @@ func receipt(reply any, f File) (Receipt, error) {
 
 // write sends the file when its turn has come, which is when it began.
 func (s *Session) write(ctx context.Context, h wire.FileHeader, f File, content io.Reader) (began time.Time, err error) {
-	counted := &countingReader{r: content, n: &s.sent}
+	counted := &countingReader{r: content, n: &s.sent, sent: f.Sent}
 	if s.uplink != nil {
 		limited := s.uplink.Reader(ctx, content, f.Size, s.weight)
 		defer limited.Close()
@@ -274,6 +275,7 @@ func (s *Session) write(ctx context.Context, h wire.FileHeader, f File, content 
 type countingReader struct {
 	r     io.Reader
 	n     *atomic.Int64
+	sent  func(n int)
 	began time.Time // of the first Read
 }
 
@@ -283,6 +285,9 @@ func (c *countingReader) Read(b []byte) (int, error) {
 	}
 	n, err := c.r.Read(b)
 	c.n.Add(int64(n))
+	if c.sent != nil && n > 0 {
+		c.sent(n)
+	}
 	return n, err
 }
 
