@@ -108,6 +108,9 @@ type fleet struct {
 	dir       string
 	source    string
 	entrance  *daemon
+	twin      *daemon // another process of the entrance
+	entry     string  // URL of the entrance that boxes and publishers are given
+	state     string  // the section redis of all daemons
 	boxes     []*daemon
 	publisher *daemon
 	client    *http.Client // asks the publisher
@@ -119,6 +122,8 @@ type plan struct {
 	replicas int
 	redis    string // URL for the publisher; "": embedded
 	embedded string // address where the publisher's embedded state is reached
+	state    string // the section redis of all daemons, YAML; "": as above
+	twin     bool   // two processes of one entrance behind nginx; needs state
 	extra    string // more YAML of the publisher, indented by two spaces
 }
 
@@ -131,25 +136,36 @@ func newFleet(t *testing.T, p plan) *fleet {
 	if p.replicas == 0 {
 		p.replicas = 2
 	}
-	f := &fleet{t: t, dir: t.TempDir(), client: client}
+	f := &fleet{t: t, dir: t.TempDir(), client: client, state: p.state}
 	f.source = filepath.Join(f.dir, "source")
 	if err := os.Mkdir(f.source, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	dir := filepath.Join(f.dir, "entrance")
-	f.entrance = newDaemon(t, "run_entrance", "entrance", dir, fmt.Sprintf("entrance:\n  data_dir: %q\n", filepath.Join(dir, "data")))
+	if p.twin {
+		f.startTwins()
+	} else {
+		f.entrance = f.newEntrance("entrance", "")
+		f.entry = f.entrance.url()
+	}
 	for range p.boxes {
 		f.addBox()
 	}
-	dir = filepath.Join(f.dir, "publisher")
-	config := fmt.Sprintf("publisher:\n  data_dir: %q\n  entrances: [%q]\n  replicas: %d\n", filepath.Join(dir, "data"), f.entrance.url(), p.replicas) +
+	dir := filepath.Join(f.dir, "publisher")
+	config := fmt.Sprintf("publisher:\n  data_dir: %q\n  entrances: [%q]\n  replicas: %d\n", filepath.Join(dir, "data"), f.entry, p.replicas) +
 		p.extra + fmt.Sprintf("  streams:\n    - name: %s\n      source: %q\n", stream, "dir:"+f.source)
 	if p.redis != "" || p.embedded != "" {
 		config = fmt.Sprintf("redis:\n  url: %q\n  embedded_listen: %q\n", p.redis, p.embedded) + config
 	}
-	f.publisher = newDaemon(t, "run_publisher", "publisher", dir, config)
+	f.publisher = newDaemon(t, "run_publisher", "publisher", dir, p.state+config)
 	f.awaitBoxes(max(p.boxes, 0))
 	return f
+}
+
+// newEntrance starts a process of the entrance. more is YAML of its section.
+func (f *fleet) newEntrance(name, more string) *daemon {
+	f.t.Helper()
+	dir := filepath.Join(f.dir, name)
+	return newDaemon(f.t, "run_entrance", name, dir, f.state+fmt.Sprintf("entrance:\n  data_dir: %q\n", filepath.Join(dir, "data"))+more)
 }
 
 // addBox starts one more box.
@@ -160,8 +176,8 @@ func (f *fleet) addBoxAt(public string) *daemon {
 	f.t.Helper()
 	name := fmt.Sprintf("box%d", len(f.boxes)+1)
 	dir := filepath.Join(f.dir, name)
-	b := newDaemon(f.t, "run_box", name, dir, fmt.Sprintf("box:\n  public_address: %q\n  data_dir: %q\n  live_dir: %q\n  upload_capacity: 1Gbit/s\n  upload_limit: 1Gbit/s\n  entrances: [%q]\n",
-		public, filepath.Join(dir, "data"), filepath.Join(dir, "live"), f.entrance.url()))
+	b := newDaemon(f.t, "run_box", name, dir, f.state+fmt.Sprintf("box:\n  public_address: %q\n  data_dir: %q\n  live_dir: %q\n  upload_capacity: 1Gbit/s\n  upload_limit: 1Gbit/s\n  entrances: [%q]\n",
+		public, filepath.Join(dir, "data"), filepath.Join(dir, "live"), f.entry))
 	if b.public = public; public == "127.0.0.1" {
 		b.public = b.addr
 	}

@@ -133,7 +133,7 @@ func TestHelp(t *testing.T) {
 		"run_entrance":  {"--config", "--help", "--version", "--listen", "--data-dir", "--public-url", "--other-urls", "--lease-ttl", "--max-search-results", "--redis-url"},
 		"run_box":       {"--config", "--help", "--version", "--listen", "--edge-listen", "--public-address", "--data-dir", "--live-dir", "--live-limit", "--storage-limit", "--entrances", "--report-interval", "--geoip-db", "--redis-url"},
 		"run_publisher": {"--config", "--help", "--version", "--listen", "--data-dir", "--public-url", "--entrances", "--min-boxes", "--replicas", "--redis-url"},
-		"dandelion":     {"--help", "--version", "demo", "boxes", "streams", "upload", "config"},
+		"dandelion":     {"--help", "--version", "demo", "boxes", "streams", "upload", "ready", "config"},
 	} {
 		status, stdout, stderr := run(t, soon, nil, program(name), "--help")
 		if status != 0 || stderr != "" || !hasAll(stdout, flags) {
@@ -151,7 +151,7 @@ func TestHelp(t *testing.T) {
 			t.Errorf("%s --no-such-flag: status %d: %s%s", name, status, stdout, stderr)
 		}
 	}
-	for _, command := range []string{"demo", "boxes", "streams", "upload", "config"} {
+	for _, command := range []string{"demo", "boxes", "streams", "upload", "ready", "config"} {
 		status, stdout, stderr := run(t, soon, nil, program("dandelion"), command, "--help")
 		if status != 0 || stderr != "" || oneDash.MatchString(stdout) {
 			t.Errorf("dandelion %s --help: status %d: %s%s", command, status, stdout, stderr)

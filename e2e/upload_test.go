@@ -102,7 +102,7 @@ func sameEverywhere(t *testing.T, fleet *fleet, path string, want []byte, replic
 // queue is the publisher's list of tasks as other programs use it.
 type queue struct {
 	t     *testing.T
-	redis *redis.Client
+	redis redis.UniversalClient
 	keys  keys.Publisher
 }
 

@@ -85,7 +85,7 @@ func newClient(cfg Config) (redis.UniversalClient, string, error) {
 			DisableIdentity: true,
 		}), where, nil
 	case cfg.Cluster:
-		return redis.NewClusterClient(&redis.ClusterOptions{
+		client := redis.NewClusterClient(&redis.ClusterOptions{
 			Addrs:    addrs,
 			Username: base.Username, Password: base.Password, TLSConfig: base.TLSConfig,
 			Protocol: 2, MaxRetries: -1, DialTimeout: dialTimeout, DialerRetries: 1,
@@ -93,7 +93,10 @@ func newClient(cfg Config) (redis.UniversalClient, string, error) {
 			PoolSize: poolSize, MaxIdleConns: idleConns, ReadBufferSize: connBuffer, WriteBufferSize: connBuffer,
 			PipelinePoolSize: pipelineConns, PipelineReadBufferSize: pipelineBytes, PipelineWriteBufferSize: pipelineBytes,
 			DisableIdentity: true, MaintNotificationsConfig: noNotifications(),
-		}), where, nil
+			DisableRoutingPolicies: true, // a command without a key, such as PING, goes to one node and not to all
+		})
+		client.AddHook(sendOnce{client})
+		return client, where, nil
 	}
 	base.DialTimeout, base.ReadTimeout, base.WriteTimeout = dialTimeout, ioTimeout, ioTimeout
 	base.PipelinePoolSize = pipelineConns
