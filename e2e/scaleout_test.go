@@ -211,6 +211,11 @@ func onRedis(t *testing.T, fleet *fleet, client redis.UniversalClient) {
 		t.Errorf("dandelion watch: %+v", s)
 	}
 
+	for _, d := range append([]*daemon{fleet.entrance, fleet.publisher}, fleet.boxes...) {
+		if status, _, stderr := run(t, soon, nil, program("dandelion"), "ready", d.url()); status != 0 {
+			t.Errorf("%s: dandelion ready: status %d: %s", d.name, status, stderr)
+		}
+	}
 	placed(t, fleet, client, "first")
 	box := keys.Box(fleet.boxes[0].id)
 	for _, key := range []string{
@@ -284,6 +289,7 @@ func TestRedisCluster(t *testing.T) {
 	if _, err := known(t, fleet.entrance); err != nil {
 		t.Errorf("the entrance without a node: %v", err)
 	}
+	refuses(t, soon, program("dandelion"), []string{"ready", fleet.entrance.url()}, "redis: no answer from Redis")
 	fleet.awaitMore(1)
 	node.Restart(t)
 	fleet.entrance.says(t, soon, "Redis is back")
