@@ -43,6 +43,7 @@ type fleetBoxes struct {
 	Boxes []struct {
 		ID         string `json:"id"`
 		EdgeURL    string `json:"edge_url"`
+		Place      string `json:"place"`
 		Searchable bool   `json:"searchable"`
 		WhyNot     string `json:"why_not"`
 	} `json:"boxes"`
@@ -60,13 +61,13 @@ func newBoxes() *cobra.Command {
 				return err
 			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
-			fmt.Fprintln(w, "BOX\tADDRESS\tOFFERED\tWHY NOT")
+			fmt.Fprintln(w, "BOX\tADDRESS\tPLACE\tOFFERED\tWHY NOT")
 			for _, b := range f.Boxes {
 				offered, why := "yes", ""
 				if !b.Searchable {
 					offered, why = "no", b.WhyNot
 				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", b.ID, b.EdgeURL, offered, why)
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", b.ID, b.EdgeURL, cmp.Or(b.Place, "unknown"), offered, why)
 			}
 			return w.Flush()
 		},
