@@ -45,9 +45,12 @@ func PlaceOf(g wire.GeoIP) *Place {
 	return p
 }
 
-// InArea returns a place of an area of p, in the middle of the points that sum is of.
+// InArea returns a place in the area of p, of no city or provider, in the middle of the points that sum is of.
 func (p *Place) InArea(sum Point) *Place {
 	q := *p
+	if q.country != "" {
+		q.asn = "" // one of many
+	}
 	if length := math.Sqrt(sum.X*sum.X + sum.Y*sum.Y + sum.Z*sum.Z); length > 1e-9 {
 		q.city, q.at = "", Point{sum.X / length, sum.Y / length, sum.Z / length}
 	}
@@ -116,6 +119,28 @@ func SameCity(p, q *Place) bool {
 
 // SameProvider reports whether both are known to be in one autonomous system.
 func SameProvider(p, q *Place) bool { return p != nil && q != nil && p.asn != "" && p.asn == q.asn }
+
+// Away says in steps how far two places are apart: 0 in one provider's network and not far, 1 in one city,
+// then a step more for each half as far again, so that the nearer of two places shows wherever one is.
+// AwayUnknown is neither near nor far.
+func Away(p, q *Place) int {
+	km, known := Km(p, q)
+	switch {
+	case SameProvider(p, q) && (km <= providerKm || !known):
+		return 0
+	case SameCity(p, q) || km < cityKm:
+		return 1
+	}
+	return 2 + int(2*math.Log2(km/cityKm))
+}
+
+// AwayUnknown is Away of places of which one is unknown.
+var AwayUnknown = Away(nil, nil)
+
+const (
+	providerKm = 1000 // a provider's network may span continents
+	cityKm     = 50
+)
 
 // formatLoc returns "" for what is no place on earth, and for 0,0, where databases put what they
 // cannot place.
