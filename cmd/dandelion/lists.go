@@ -4,10 +4,13 @@ import (
 	"cmp"
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
+	"dandelion/pkg/config"
 	"dandelion/publisher"
 )
 
@@ -29,13 +32,35 @@ func newStreams() *cobra.Command {
 				if t.Ended {
 					state = "ended"
 				}
-				fmt.Fprintf(w, "%s\t%d\t%s\t%s\n", t.Name, len(t.Renditions), t.URL, cmp.Or(t.Problem, state))
+				fmt.Fprintf(w, "%s\t%d\t%s\t%s\n", t.Name, len(t.Renditions), t.URL, cmp.Or(t.Problem, state+shortOf(t)))
 			}
 			return w.Flush()
 		},
 	}
 	cmd.Flags().StringVar(&base, "publisher", "http://127.0.0.1:7071", "URL of the publisher")
 	return cmd
+}
+
+// shortOf says by how much boxes lack upload for a stream's viewers, and where these are as far as that is known.
+func shortOf(t publisher.StreamStatus) string {
+	var short int64
+	var places []string
+	for _, u := range t.Upload {
+		short += u.Short
+		for _, in := range u.ShortIn {
+			if !slices.Contains(places, in.Place) && len(places) < 3 {
+				places = append(places, in.Place)
+			}
+		}
+	}
+	if short == 0 {
+		return ""
+	}
+	text := ", upload short by " + config.BitRate(max(short/100_000, 1)*100_000).String()
+	if len(places) > 0 {
+		text += " in " + strings.Join(places, "; ")
+	}
+	return text
 }
 
 // fleetBoxes is what the tool reads of an entrance's GET /api/v1/boxes.
