@@ -79,10 +79,8 @@ func New(cfg Config, redis state.Config, log *slog.Logger) (_ *Box, err error) {
 			return nil, err
 		}
 	}
-	if cfg.GeoIPDB != "" {
-		if b.places, err = geo.Open(cfg.GeoIPDB); err != nil {
-			return nil, fmt.Errorf("box.geoip_db: %w", err)
-		}
+	if b.places, err = geo.Open(cfg.GeoIPDB, log); err != nil {
+		return nil, fmt.Errorf("box.geoip_db: %w", err)
 	}
 	stores, err := storeConfig(&cfg, b.id, log)
 	if err != nil {
@@ -228,6 +226,9 @@ func (b *Box) Run(ctx context.Context) error {
 	}
 	group.Add("store", b.store.Run, nil)
 	group.Add("upload", b.runUpload, nil)
+	if b.places != nil {
+		group.Add("places", b.places.Run, nil)
+	}
 	if b.edgeListener != nil {
 		group.AddHTTP("viewers", b.edge.Server(b.viewersHandler()), b.edgeListener)
 	}
@@ -250,8 +251,6 @@ func (b *Box) Close() error {
 	if b.store != nil {
 		b.store.Close()
 	}
-	errs = append(errs, b.places.Close())
-	b.places = nil
 	if b.identity != nil {
 		errs = append(errs, b.identity.Close())
 	}

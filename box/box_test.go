@@ -278,7 +278,7 @@ func TestCannotStart(t *testing.T) {
 		"data_dir a file": {func(c *Config) { c.DataDir = file }, []string{"data_dir", file}},
 		"live_dir a file": {func(c *Config) { c.LiveDir = file }, []string{"box.live_dir", file}},
 		"live_dir taken":  {func(c *Config) { c.LiveDir = b.cfg.LiveDir }, []string{b.cfg.LiveDir, "in use by another process"}},
-		"no GeoIP":        {func(c *Config) { c.GeoIPDB = file }, []string{"box.geoip_db", file}},
+		"no GeoIP":        {func(c *Config) { c.GeoIPDB = []string{file} }, []string{"box.geoip_db", file}},
 		"bad config":      {func(c *Config) { c.ReportInterval = 0 }, []string{"report_interval", "want 1s to 1m"}},
 	} {
 		t.Run(name, func(t *testing.T) {

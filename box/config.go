@@ -32,7 +32,7 @@ type Config struct {
 	Entrances      []string            `yaml:"entrances" doc:"URLs of entrances, such as http://192.0.2.1:7070; more are learned from them"`
 	InsecureTLS    []string            `yaml:"insecure_tls" doc:"those of entrances whose certificate is not verified"`
 	ReportInterval config.Duration     `yaml:"report_interval" doc:"time between reports to entrances"`
-	GeoIPDB        string              `yaml:"geoip_db" doc:"GeoIP database (.mmdb) that says where the box is; empty: none"`
+	GeoIPDB        config.Paths        `yaml:"geoip_db" doc:"GeoIP databases (.mmdb) that say where the box is; empty: none, the entrance may know it. They take as much memory as the files"`
 	TrustedProxies []string            `yaml:"trusted_proxies" doc:"addresses or networks of web servers in front of this one, whose X-Forwarded-For names the peer"`
 }
 

@@ -16,7 +16,7 @@ type Config struct {
 	OtherURLs        []string        `yaml:"other_urls" doc:"URLs of other entrances that boxes and publishers are told of; added to those in Redis at the start, where they can be removed"`
 	LeaseTTL         config.Duration `yaml:"lease_ttl" doc:"how long a box's report is good for; boxes report every 5s"`
 	MaxSearchResults int             `yaml:"max_search_results" doc:"how many boxes a publisher is told of at most; one that does not say how many it wants is told of 20"`
-	GeoIPDB          string          `yaml:"geoip_db" doc:"path of a GeoIP database (.mmdb) for boxes and publishers that do not say where they are; empty: none"`
+	GeoIPDB          config.Paths    `yaml:"geoip_db" doc:"GeoIP databases (.mmdb) for boxes and publishers that do not say where they are, such as one of cities and one of ASNs: their answers are joined, and they are read again when they change; empty: none"`
 	TrustedProxies   []string        `yaml:"trusted_proxies" doc:"addresses or networks of web servers in front of this one, whose X-Forwarded-For names the peer"`
 }
 

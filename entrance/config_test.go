@@ -56,7 +56,7 @@ func TestNewFails(t *testing.T) {
 		{"port in use", func(c *Config) { c.Listen = busy.Addr().String() }, "entrance.listen: "},
 		{"data_dir in use", func(c *Config) { c.DataDir = running.cfg.DataDir }, "in use"},
 		{"data_dir below a file", func(c *Config) { c.DataDir = filepath.Join(running.cfg.DataDir, "key.pem", "x") }, "key.pem"},
-		{"no such database", func(c *Config) { c.GeoIPDB = "/nowhere.mmdb" }, "entrance.geoip_db: "},
+		{"no such database", func(c *Config) { c.GeoIPDB = []string{"/nowhere.mmdb"} }, "entrance.geoip_db: "},
 		{"bad configuration", func(c *Config) { c.LeaseTTL = 0 }, "lease_ttl"},
 	} {
 		cfg := DefaultConfig()

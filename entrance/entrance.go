@@ -78,10 +78,8 @@ func New(ctx context.Context, cfg Config, redis state.Config, log *slog.Logger) 
 	if e.listener, err = daemon.Listen("entrance.listen", cfg.Listen); err != nil {
 		return nil, err
 	}
-	if cfg.GeoIPDB != "" {
-		if e.places, err = geo.Open(cfg.GeoIPDB); err != nil {
-			return nil, fmt.Errorf("entrance.geoip_db: %w", err)
-		}
+	if e.places, err = geo.Open(cfg.GeoIPDB, log); err != nil {
+		return nil, fmt.Errorf("entrance.geoip_db: %w", err)
 	}
 	if e.state, err = state.Open(ctx, redis, filepath.Join(cfg.DataDir, "state"), log); err != nil {
 		return nil, err
@@ -206,6 +204,9 @@ func (e *Entrance) Run(ctx context.Context) error {
 	group := lifecycle.Group{Log: e.log}
 	group.Add("registry", e.registry.Run, nil)
 	group.Add("dial-back", e.prober.Run, nil)
+	if e.places != nil {
+		group.Add("places", e.places.Run, nil)
+	}
 	group.Add("sessions", nil, e.door.Close)
 	group.AddHTTP("http", e.server, e.listener)
 	return group.Run(ctx)
@@ -229,7 +230,6 @@ func (e *Entrance) closeAll() error {
 	if e.state != nil {
 		errs = append(errs, e.state.Close())
 	}
-	errs = append(errs, e.places.Close())
 	if e.identity != nil {
 		errs = append(errs, e.identity.Close())
 	}

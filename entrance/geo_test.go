@@ -6,50 +6,33 @@ package entrance
 
 import (
 	"fmt"
-	"net"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
-	"github.com/maxmind/mmdbwriter"
 	"github.com/maxmind/mmdbwriter/mmdbtype"
 
+	"dandelion/pkg/geo/geotest"
 	"dandelion/pkg/wire"
 )
 
 // TestPlacesOfBoxesThatDoNotSay: the entrance looks them up, and believes those that do say.
 func TestPlacesOfBoxesThatDoNotSay(t *testing.T) {
 	t.Parallel()
-	tree, err := mmdbwriter.New(mmdbwriter.Options{DatabaseType: "GeoLite2-City", IncludeReservedNetworks: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, network, _ := net.ParseCIDR("203.0.113.0/24")
-	if err := tree.Insert(network, mmdbtype.Map{"country": mmdbtype.Map{"iso_code": mmdbtype.String("DE")}}); err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(t.TempDir(), "city.mmdb")
-	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if _, err := tree.WriteTo(f); err != nil {
-		t.Fatal(err)
-	}
+	path := geotest.New(t, "GeoLite2-City", map[string]mmdbtype.Map{"203.0.113.0/24": geotest.City("DE", "", "", 0, 0)})
 	e := start(t, embedded, func(cfg *Config) {
 		trustLoopback(cfg)
-		cfg.GeoIPDB = path
+		cfg.GeoIPDB = []string{path}
 	})
 	for i, test := range []struct {
 		from string
 		says any
-		want string // of the API's geoip
+		want string // of the API's geoip and place
 	}{
-		{"203.0.113.9", nil, "map[COUNTRY:DE IP:203.0.113.9]"},
-		{"203.0.113.9", map[string]string{"COUNTRY": "JP"}, "map[COUNTRY:JP]"},
-		{"127.0.0.1", nil, "<nil>"},
+		{"203.0.113.9", nil, "map[COUNTRY:DE IP:203.0.113.9] DE"},
+		{"203.0.113.9", map[string]string{"COUNTRY": "JP"}, "map[COUNTRY:JP] JP"},
+		{"127.0.0.1", nil, "<nil> unknown"},
+		{"203.0.113.9", map[string]string{"LOC": "0,0"}, "map[COUNTRY:DE IP:203.0.113.9] DE"},
+		{"127.0.0.1", map[string]string{"LOC": "0,0"}, "<nil> unknown"},
 	} {
 		b := newBox(t, i)
 		p := e.dialWith(wire.EntranceWSPath, from(test.from))
@@ -65,11 +48,48 @@ func TestPlacesOfBoxesThatDoNotSay(t *testing.T) {
 				t.Fatal(reply)
 			}
 			eventually(t, time.Second, func() string {
-				if got := fmt.Sprint(e.api("/api/v1/boxes/" + string(b.id))["geoip"]); got != test.want {
+				box := e.api("/api/v1/boxes/" + string(b.id))
+				if got := fmt.Sprint(box["geoip"], " ", box["place"]); got != test.want {
 					return fmt.Sprintf("from %s: %s, want %s", test.from, got, test.want)
 				}
 				return ""
 			})
 		}
+	}
+}
+
+// TestPlaceFollowsTheDatabase: a box that says nothing is looked up again when the database was read again.
+func TestPlaceFollowsTheDatabase(t *testing.T) {
+	t.Parallel()
+	records := func(country string) map[string]mmdbtype.Map {
+		return map[string]mmdbtype.Map{"203.0.113.0/24": geotest.City(country, "", "", 0, 0)}
+	}
+	path := geotest.New(t, "GeoLite2-Country", records("DE"))
+	e := start(t, embedded, func(cfg *Config) {
+		trustLoopback(cfg)
+		cfg.GeoIPDB = []string{path}
+	})
+	b := newBox(t, 1)
+	p := e.dialWith(wire.EntranceWSPath, from("203.0.113.9"))
+	report := b.report(func(m map[string]any) {
+		m["CONNECT_WS"], m["EDGE_URL"] = "http://localhost:"+b.port()+wire.BoxWSPath(b.id), "http://localhost:"+b.port()
+	})
+	for _, want := range []string{"DE", "JP", "unknown", "FR"} {
+		if want == "unknown" {
+			geotest.Write(t, path, "GeoLite2-Country", nil)
+		} else {
+			geotest.Write(t, path, "GeoLite2-Country", records(want))
+		}
+		e.places.Look()
+		e.places.Look()
+		if reply := p.ask(report); reply["MESSAGE"] != "ACCEPTED" {
+			t.Fatal(reply)
+		}
+		eventually(t, time.Second, func() string {
+			if got := e.api("/api/v1/boxes/" + string(b.id))["place"]; got != want {
+				return fmt.Sprintf("%s, want %s", got, want)
+			}
+			return ""
+		})
 	}
 }

@@ -27,6 +27,7 @@ type Config struct {
 	WindowLimit    config.ByteSize    `yaml:"window_limit" doc:"how much of each stream the publisher itself keeps, for viewers whom no box can serve"`
 	FileRoots      []string           `yaml:"file_roots" doc:"directories that tasks on the queue may name files of; empty: any file that the publisher can read"`
 	MaxUpload      config.ByteSize    `yaml:"max_upload" doc:"largest file that an upload may have"`
+	GeoIPDB        config.Paths       `yaml:"geoip_db" doc:"GeoIP databases (.mmdb) that say where viewers are, such as one of cities and one of ASNs: their answers are joined, and they are read again when they change; empty: viewers are sent to boxes without regard to distance"`
 	TrustedProxies []netip.Prefix     `yaml:"trusted_proxies" doc:"networks of web servers in front of the publisher, such as 127.0.0.1/32, whose X-Forwarded-For names the viewer"`
 	Streams        []StreamConfig     `yaml:"streams" doc:"what is published; each stream plays at /live/<name>/index.m3u8"`
 }

@@ -21,6 +21,7 @@ import (
 	"dandelion/pkg/daemon"
 	"dandelion/pkg/debugweb"
 	"dandelion/pkg/front"
+	"dandelion/pkg/geo"
 	"dandelion/pkg/id"
 	"dandelion/pkg/identity"
 	"dandelion/pkg/lifecycle"
@@ -51,6 +52,7 @@ type Publisher struct {
 	identity  *identity.Identity
 	state     *state.State
 	listener  net.Listener
+	places    *geo.DB
 	streams   map[id.StreamName]*stream.Stream
 	order     []id.StreamName
 	replicas  map[id.StreamName]int
@@ -86,6 +88,10 @@ func New(ctx context.Context, cfg Config, redis state.Config, log *slog.Logger) 
 	if p.state, err = state.Open(ctx, redis, filepath.Join(cfg.DataDir, "state"), log); err != nil {
 		return nil, err
 	}
+	if p.places, err = geo.Open(cfg.GeoIPDB, log); err != nil {
+		return nil, fmt.Errorf("publisher.geoip_db: %w", err)
+	}
+	places := geo.NewCache(p.places)
 	limit := uplink.New(cfg.UploadLimit.BytesPerSecond())
 	p.audience = front.NewAudience()
 	p.saving = newBook(cfg.Streams)
@@ -95,7 +101,7 @@ func New(ctx context.Context, cfg Config, redis state.Config, log *slog.Logger) 
 	}, p.state, log)
 	p.placement = placement.New(placement.Config{
 		Own:      push.Own{ID: p.id, FrontURL: cfg.PublicURL, Uplink: limit},
-		MinBoxes: cfg.MinBoxes, MaxBoxes: cfg.MaxBoxes, Fleet: p.fleet, Window: p.window, Redis: p.state, Log: log,
+		MinBoxes: cfg.MinBoxes, MaxBoxes: cfg.MaxBoxes, Fleet: p.fleet, Window: p.window, Places: places, Redis: p.state, Log: log,
 		Renditions: p.renditions, Audience: p.audience, Saving: p.saving, FirstCopies: cfg.FirstCopies,
 		Uplink: float64(limit.Rate()), Origin: float64(cfg.OriginLimit.Or(0).BytesPerSecond()),
 	})
@@ -110,7 +116,7 @@ func New(ctx context.Context, cfg Config, redis state.Config, log *slog.Logger) 
 		return nil, err
 	}
 	p.front = front.New(front.Config{
-		Content: content{p}, Publisher: p.id, PublicURL: cfg.PublicURL, TrustedProxies: cfg.TrustedProxies,
+		Content: content{p}, Publisher: p.id, PublicURL: cfg.PublicURL, TrustedProxies: cfg.TrustedProxies, Places: places,
 		Audience: p.audience, Saving: p.saving, Uplink: limit, Log: log,
 	})
 	p.conns = conns.New(conns.Config{
@@ -253,6 +259,9 @@ func (p *Publisher) Run(ctx context.Context) error {
 	defer p.close()
 	p.log.Info("publisher started", "id", p.id, "listen", p.Addr().String(), "version", config.Version())
 	group := lifecycle.Group{Log: p.log}
+	if p.places != nil {
+		group.Add("places", p.places.Run, nil)
+	}
 	group.Add("fleet", p.fleet.Run, nil)
 	group.Add("placement", p.placement.Run, p.drain)
 	group.Add("queue", p.queue.Run, nil)

@@ -1,14 +1,18 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/spf13/cobra"
 
+	"dandelion/pkg/config"
 	"dandelion/pkg/id"
 	"dandelion/publisher"
 )
@@ -87,7 +91,7 @@ func listStreams(out io.Writer, streams []publisher.StreamStatus) {
 		case len(t.Renditions) > 1:
 			state = fmt.Sprintf("live, %d renditions", len(t.Renditions))
 		}
-		fmt.Fprintf(out, "\n%s: %s\n  %s\n", t.Name, state, t.URL)
+		fmt.Fprintf(out, "\n%s: %s%s\n  %s\n", t.Name, state, shortOf(t), t.URL)
 	}
 }
 
@@ -107,11 +111,34 @@ func percent(ratio *float64) string {
 	return fmt.Sprintf("%.0f%%", 100**ratio)
 }
 
+// shortOf says by how much boxes lack upload for a stream's viewers, and where these are as far as that is known.
+func shortOf(t publisher.StreamStatus) string {
+	var short int64
+	var places []string
+	for _, u := range t.Upload {
+		short += u.Short
+		for _, in := range u.ShortIn {
+			if !slices.Contains(places, in.Place) && len(places) < 3 {
+				places = append(places, in.Place)
+			}
+		}
+	}
+	if short == 0 {
+		return ""
+	}
+	text := ", upload short by " + config.BitRate(max(short/100_000, 1)*100_000).String()
+	if len(places) > 0 {
+		text += " in " + strings.Join(places, "; ")
+	}
+	return text
+}
+
 // fleetBoxes is what the tool reads of an entrance's GET /api/v1/boxes.
 type fleetBoxes struct {
 	Boxes []struct {
 		ID         string `json:"id"`
 		EdgeURL    string `json:"edge_url"`
+		Place      string `json:"place"`
 		Searchable bool   `json:"searchable"`
 		WhyNot     string `json:"why_not"`
 	} `json:"boxes"`
@@ -129,13 +156,13 @@ func newBoxes() *cobra.Command {
 				return err
 			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
-			fmt.Fprintln(w, "BOX\tADDRESS\tOFFERED\tWHY NOT")
+			fmt.Fprintln(w, "BOX\tADDRESS\tPLACE\tOFFERED\tWHY NOT")
 			for _, b := range f.Boxes {
 				offered, why := "yes", ""
 				if !b.Searchable {
 					offered, why = "no", b.WhyNot
 				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", b.ID, b.EdgeURL, offered, why)
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", b.ID, b.EdgeURL, cmp.Or(b.Place, "unknown"), offered, why)
 			}
 			return w.Flush()
 		},

@@ -78,6 +78,10 @@ func shapeOf(t reflect.Type) shape {
 	return unsupported
 }
 
+// Paths is a list of files. In YAML one path may stand alone, without brackets: such settings were
+// single texts once.
+type Paths []string
+
 func isText(t reflect.Type) bool {
 	return reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
 }

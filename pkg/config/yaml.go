@@ -166,6 +166,8 @@ func (l *loader) readField(f field, key, value *yaml.Node) {
 		l.set(f, "", at)
 	case shape == scalar && value.Kind == yaml.ScalarNode:
 		l.set(f, value.Value, at)
+	case f.value.Type() == reflect.TypeFor[Paths]() && value.Kind == yaml.ScalarNode:
+		l.set(f, value.Value, at)
 	case shape == list && value.Kind == yaml.SequenceNode:
 		l.readList(f, value)
 	case shape == structs && (isNull(value) || value.Kind == yaml.SequenceNode):

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"dandelion/pkg/geo"
 	"dandelion/pkg/id"
 )
 
@@ -24,8 +25,22 @@ type Audience struct {
 
 // seat is where a viewer was sent last. Of one who found no place it is nowhere.
 type seat struct {
-	at   id.BoxID  // origin; nowhere; or a box
-	last time.Time // it asked for a segment
+	at    id.BoxID  // origin; nowhere; or a box
+	last  time.Time // it asked for a segment
+	place *geo.Place
+}
+
+// Watchers are the viewers of a rendition.
+type Watchers struct {
+	All   int
+	Areas map[string]Area // of those whose place is known, by its Area
+}
+
+// Area is how many viewers are in one area.
+type Area struct {
+	Viewers int
+	Place   *geo.Place // in their middle
+	sum     geo.Point
 }
 
 const (
@@ -54,8 +69,8 @@ func (a *Audience) Sits(rendition string, viewer uint64) (box id.BoxID, watching
 	return s.at, true
 }
 
-// sit notes where a viewer is sent now.
-func (a *Audience) sit(rendition string, viewer uint64, at id.BoxID, now time.Time) {
+// sit notes where a viewer, who is at place, is sent now.
+func (a *Audience) sit(rendition string, viewer uint64, place *geo.Place, at id.BoxID, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	g := a.groups[rendition]
@@ -80,7 +95,7 @@ func (a *Audience) sit(rendition string, viewer uint64, at id.BoxID, now time.Ti
 	if !ok || s.at != at {
 		a.count(at, rendition, 1)
 	}
-	s.at, s.last = at, now
+	s.at, s.last, s.place = at, now, place
 	g[viewer] = s
 }
 
@@ -130,23 +145,33 @@ func (a *Audience) Seated(rendition string) (n int) {
 
 // Viewers counts the viewers of each rendition, those without a place too, and forgets who has not asked
 // for a segment for as long as patience says.
-func (a *Audience) Viewers(now time.Time, patience func(rendition string) time.Duration) map[string]int {
+func (a *Audience) Viewers(now time.Time, patience func(rendition string) time.Duration) map[string]Watchers {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	viewers := map[string]int{}
+	viewers := map[string]Watchers{}
 	for rendition, g := range a.groups {
 		gone := now.Add(-patience(rendition))
+		w := Watchers{Areas: map[string]Area{}}
 		for viewer, s := range g {
-			if s.last.Before(gone) {
+			switch {
+			case s.last.Before(gone):
 				delete(g, viewer)
 				a.seats--
 				a.count(s.at, rendition, -1)
+			case s.place != nil && s.place.Area != "":
+				area := w.Areas[s.place.Area]
+				w.Areas[s.place.Area] = Area{area.Viewers + 1, s.place, area.sum.Add(s.place.At())}
 			}
 		}
-		if viewers[rendition] = len(g); len(g) == 0 {
+		if w.All = len(g); w.All == 0 {
 			delete(a.groups, rendition)
-			delete(viewers, rendition)
+			continue
 		}
+		for name, area := range w.Areas {
+			area.Place = area.Place.InArea(area.sum)
+			w.Areas[name] = area
+		}
+		viewers[rendition] = w
 	}
 	return viewers
 }

@@ -16,27 +16,27 @@ func TestAudience(t *testing.T) {
 	a, now := NewAudience(), time.Unix(1_800_000_000, 0)
 	rate := func(rendition string) float64 { return map[string]float64{"s/low": 10, "s/high": 100}[rendition] }
 	patience := func(string) time.Duration { return 5 * time.Second }
-	a.sit("s/low", 1, "box-a", now)
-	a.sit("s/low", 2, "box-a", now)
-	a.sit("s/high", 1, "box-a", now)
-	a.sit("s/high", 3, atOrigin, now)
-	a.sit("s/high", 4, nowhere, now)
+	a.sit("s/low", 1, nil, "box-a", now)
+	a.sit("s/low", 2, nil, "box-a", now)
+	a.sit("s/high", 1, nil, "box-a", now)
+	a.sit("s/high", 3, nil, atOrigin, now)
+	a.sit("s/high", 4, nil, nowhere, now)
 	check := func(what string, boxA, boxB, origin float64, low, high, seated int) {
 		t.Helper()
 		v := a.Viewers(now, patience)
-		if a.Load("box-a", rate) != boxA || a.Load("box-b", rate) != boxB || a.Load("", rate) != origin || v["s/low"] != low || v["s/high"] != high || a.Seated("s/high") != seated {
+		if a.Load("box-a", rate) != boxA || a.Load("box-b", rate) != boxB || a.Load("", rate) != origin || v["s/low"].All != low || v["s/high"].All != high || a.Seated("s/high") != seated {
 			t.Errorf("%s: loads %v, %v and %v, %v, %d seated in high", what, a.Load("box-a", rate), a.Load("box-b", rate), a.Load("", rate), v, a.Seated("s/high"))
 		}
 	}
 	check("all came", 120, 0, 100, 2, 3, 1)
-	a.sit("s/low", 1, "box-b", now)
-	a.sit("s/high", 4, "box-b", now)
+	a.sit("s/low", 1, nil, "box-b", now)
+	a.sit("s/high", 4, nil, "box-b", now)
 	check("one moved, one found a place", 110, 110, 100, 2, 3, 2)
 	if box, watching := a.Sits("s/high", 4); box != "box-b" || !watching {
 		t.Error(box, watching)
 	}
 	now = now.Add(4 * time.Second)
-	a.sit("s/high", 1, "box-a", now)
+	a.sit("s/high", 1, nil, "box-a", now)
 	now = now.Add(2 * time.Second)
 	check("who asks stays", 100, 0, 0, 0, 1, 1)
 	if len(a.boxes) != 1 || a.seats != 1 {
@@ -97,7 +97,7 @@ func TestNoUploadLeft(t *testing.T) {
 		if resp.Header.Get("Access-Control-Allow-Origin") != "*" {
 			t.Errorf("%s: without CORS", name)
 		}
-		if n := f.cfg.Audience.Viewers(time.Now(), func(string) time.Duration { return time.Minute })["demo/v"]; n != min(1, n) || !tt.location.Watching && n != 1 {
+		if n := f.cfg.Audience.Viewers(time.Now(), func(string) time.Duration { return time.Minute })["demo/v"].All; n != min(1, n) || !tt.location.Watching && n != 1 {
 			t.Errorf("%s: %d viewers count", name, n)
 		}
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/go-json-experiment/json"
 
 	"dandelion/pkg/access"
+	"dandelion/pkg/geo"
 	"dandelion/pkg/httperr"
 	"dandelion/pkg/id"
 	"dandelion/pkg/saving"
@@ -58,6 +59,7 @@ type Playlist struct {
 // Asker is who asks for a file. The zero value is nobody in particular.
 type Asker struct {
 	Addr      netip.Addr
+	Place     *geo.Place // nil: unknown
 	Rendition string     // of a live segment: "<stream>/<rendition>", as the Audience has it; "" of another file
 	Viewer    uint64     // likewise
 	Avoid     []id.BoxID // that are not to be named
@@ -93,6 +95,7 @@ type Config struct {
 	PublicURL string         // base of the URLs that Locate's origin has; "": as the request came
 	// TrustedProxies may say who the viewer is (X-Forwarded-For).
 	TrustedProxies []netip.Prefix
+	Places         *geo.Cache // that know where viewers are; nil: nobody does
 	Audience       *Audience
 	Saving         *saving.Book    // gets what viewers are sent to boxes for, and what the origin sends
 	Uplink         *uplink.Limiter // of what the origin sends; nil: not limited
@@ -268,7 +271,7 @@ func (f *Front) answer(w http.ResponseWriter, r *http.Request, path id.Path) err
 	for _, box := range past.doubted() {
 		f.cfg.Content.Complained(box, path, netip.Addr{})
 	}
-	asker := Asker{Addr: viewer, Rendition: rendition, Viewer: asked.seat(past), Avoid: past.avoid()}
+	asker := Asker{Addr: viewer, Place: f.cfg.Places.Place(viewer), Rendition: rendition, Viewer: asked.seat(past), Avoid: past.avoid()}
 	if full != "" {
 		asker.Avoid = append(slices.Clone(asker.Avoid), full)
 	}
@@ -372,7 +375,7 @@ func (f *Front) turnAway(w http.ResponseWriter, asker Asker, watching bool, now 
 
 func (f *Front) sit(asker Asker, at id.BoxID, now time.Time) {
 	if asker.Rendition != "" {
-		f.cfg.Audience.sit(asker.Rendition, asker.Viewer, at, now)
+		f.cfg.Audience.sit(asker.Rendition, asker.Viewer, asker.Place, at, now)
 	}
 }
 
@@ -511,7 +514,8 @@ func (f *Front) locate(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return httperr.BadRequest(err.Error(), nil)
 	}
-	loc, ok := f.cfg.Content.Locate(path, Asker{Addr: access.ClientAddr(r, f.cfg.TrustedProxies)})
+	viewer := access.ClientAddr(r, f.cfg.TrustedProxies)
+	loc, ok := f.cfg.Content.Locate(path, Asker{Addr: viewer, Place: f.cfg.Places.Place(viewer)})
 	if !ok {
 		return httperr.NotFound(fmt.Sprintf("nothing is known of %s", path))
 	}

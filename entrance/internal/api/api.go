@@ -17,6 +17,7 @@ import (
 	"dandelion/entrance/internal/registry"
 	"dandelion/entrance/internal/search"
 	"dandelion/pkg/access"
+	"dandelion/pkg/geo"
 	"dandelion/pkg/httperr"
 	"dandelion/pkg/id"
 	"dandelion/pkg/wire"
@@ -91,7 +92,8 @@ type Box struct {
 	Session      string             `json:"session"` // persistent, dialled, left
 	OtherProcess bool               `json:"other_process,omitempty"`
 	Features     []string           `json:"features"`
-	GeoIP        *wire.GeoIP        `json:"geoip,omitempty"`
+	Place        string             `json:"place"`           // for people; "unknown"
+	GeoIP        *wire.GeoIP        `json:"geoip,omitempty"` // absent where it is unknown
 	System       map[string]float64 `json:"system"`
 }
 
@@ -216,6 +218,7 @@ func describe(b *registry.Box, now time.Time) Box {
 		Session:      "dialled",
 		OtherProcess: !b.Own,
 		Features:     make([]string, 0, len(b.Features)),
+		Place:        geo.Text(b.GeoIP),
 		System:       b.System.SystemMap(),
 	}
 	switch {

@@ -52,6 +52,7 @@ type visit struct {
 	persistent bool
 	claims     uint64 // a digest of those of the last report
 	found      placed // what place made of them
+	lookedUp   uint64 // in which state of the database its place was; 0: the box said it
 }
 
 // Exchange is the door.Command of EXCHANGE: it validates the report, makes or renews the lease,
@@ -77,7 +78,7 @@ func (e *Endpoint) Exchange(s *door.Session, message []byte) error {
 	if v.persistent {
 		box.Session, box.Persistent = s.Number, true
 	}
-	e.locate(box)
+	e.locate(v, box)
 	err := e.registry.Put(box)
 	switch {
 	case errors.Is(err, registry.ErrTaken), errors.Is(err, registry.ErrFull):
@@ -135,15 +136,21 @@ func newNonce() string {
 	return hex.EncodeToString(b[:])
 }
 
-// locate asks the database where a box is that does not say so itself.
-func (e *Endpoint) locate(box *registry.Box) {
-	if box.GeoIP != (wire.GeoIP{}) || e.places == nil {
+// locate asks the database where a box is that does not say so itself: again when it comes from another
+// address, and when the database was read again.
+func (e *Endpoint) locate(v *visit, box *registry.Box) {
+	var said bool
+	if box.GeoIP, said = geo.Said(box.GeoIP); said {
+		v.lookedUp = 0
 		return
 	}
-	if old, ok := e.registry.Held(box.ID); ok && old.Address == box.Address && old.GeoIP != (wire.GeoIP{}) {
-		return // the registry keeps it
+	database := e.places.Loaded() + 1
+	if old, ok := e.registry.Held(box.ID); ok && v.lookedUp == database && old.Seen == box.Seen && old.Address == box.Address {
+		box.GeoIP = old.GeoIP
+		return
 	}
 	box.GeoIP, _ = e.places.Lookup(box.Address)
+	v.lookedUp = database
 }
 
 // endWith ends the lease when the session ends.

@@ -86,9 +86,6 @@ func (b *Box) inherit(old *Box) {
 	if old.Answered {
 		b.Address, b.Answered = old.Address, true
 	}
-	if b.GeoIP == (wire.GeoIP{}) {
-		b.GeoIP = old.GeoIP
-	}
 }
 
 // Names of what the hash EXCHANGE holds beside the exchange, for other processes and for people.

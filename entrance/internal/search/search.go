@@ -51,7 +51,8 @@ func (e *Endpoint) Search(s *door.Session, message []byte) error {
 	if q.GeoIP != nil {
 		from.Place = *q.GeoIP
 	}
-	if from.Place.Loc == "" {
+	var said bool
+	if from.Place, said = geo.Said(from.Place); !said {
 		from.Place, _ = e.places.Lookup(s.Remote)
 	}
 	count := usual

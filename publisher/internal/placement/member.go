@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"dandelion/pkg/geo"
 	"dandelion/pkg/id"
 	"dandelion/pkg/saving"
 	"dandelion/publisher/internal/fleet"
@@ -34,6 +35,7 @@ type member struct {
 	wake   chan struct{}
 
 	box     fleet.Box
+	place   *geo.Place // nil: unknown
 	record  ranking.Record
 	failed  time.Time // the latest failure
 	down    time.Time // since when, while its link is down
@@ -42,6 +44,8 @@ type member struct {
 	waiting int64     // bytes queued or under way
 	passing int64     // bytes that it is to pass on to others
 	doubts  doubts
+
+	distance float64 // km from all viewers; NaN: unknown
 
 	pushing map[*delivery]bool     // under way; false: another box was asked because this one fell silent
 	cannot  map[id.BoxID]time.Time // boxes that it could not pass on to, and when
@@ -134,6 +138,7 @@ func (m *member) note(size int64, took time.Duration, err error) {
 
 func (m *member) ranking() ranking.Box {
 	b := rankingBox(m.box, m.record)
+	b.Distance = m.distance
 	b.Down = !m.link.Up()
 	b.Deaf = m.doubts.deaf
 	b.Paused = m.record.Pause() - time.Since(m.failed)

@@ -21,6 +21,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"dandelion/pkg/front"
+	"dandelion/pkg/geo"
 	"dandelion/pkg/id"
 	"dandelion/pkg/saving"
 	"dandelion/pkg/wire"
@@ -83,6 +84,7 @@ type Config struct {
 	// Window returns the live segments that are worth holding, in any order; those that too few
 	// boxes hold are placed again.
 	Window func() []Live
+	Places *geo.Cache // of boxes of which nobody says where they are; may be nil
 	Redis  redis.UniversalClient
 	Log    *slog.Logger
 }
@@ -99,6 +101,8 @@ type Placement struct {
 	flights map[string]*flight // copies that other boxes pass on, by request
 	plan    plan.Plan
 	viewers map[string]int              // by rendition, when it was made
+	areas   []plan.Area                 // where they were
+	far     []plan.Area                 // those of them who had no boxes near them
 	recent  map[string][]stream.Segment // the newest of each rendition, oldest first
 	doors   map[string]int              // how many more viewers of each rendition boxes have room for; no entry: it is not known
 	said    map[string]string           // what was said last of each rendition's upload
@@ -250,12 +254,12 @@ func (p *Placement) reconcile(ctx context.Context, group *sync.WaitGroup) {
 		case ok && b.Exchange.ConnectWS != m.box.Exchange.ConnectWS:
 			p.drop(box, m) // and taken up again below, at its new address
 		case ok:
-			m.box = b
+			p.knows(m, b)
 		}
 	}
 	for _, b := range p.newcomers(known) {
-		if len(p.members) >= p.wantedBoxes() && !p.makeRoom() {
-			break
+		if len(p.members) >= p.wantedBoxes() && !p.missed(b) && !p.makeRoom() {
+			continue
 		}
 		p.members[b.ID] = p.join(ctx, group, b)
 	}
@@ -291,7 +295,9 @@ func (p *Placement) newcomers(known map[id.BoxID]fleet.Box) []fleet.Box {
 	var list []ranking.Box
 	for box, b := range known {
 		if p.members[box] == nil {
-			list = append(list, rankingBox(b, ranking.Record{}))
+			r := rankingBox(b, ranking.Record{})
+			r.Distance = p.fromViewers(p.placeOf(b))
+			list = append(list, r)
 		}
 	}
 	var boxes []fleet.Box
@@ -304,7 +310,7 @@ func (p *Placement) newcomers(known map[id.BoxID]fleet.Box) []fleet.Box {
 func (p *Placement) join(ctx context.Context, group *sync.WaitGroup, b fleet.Box) *member {
 	ctx, cancel := context.WithCancel(ctx)
 	m := &member{
-		id: b.ID, box: b, cancel: cancel, wake: make(chan struct{}, 1), down: time.Now(),
+		id: b.ID, box: b, place: p.placeOf(b), distance: p.fromViewers(p.placeOf(b)), cancel: cancel, wake: make(chan struct{}, 1), down: time.Now(),
 		pushing: map[*delivery]bool{}, doubted: make(chan id.Path, 1), cannot: map[id.BoxID]time.Time{},
 	}
 	target := push.Target{Box: b.ID, ConnectWS: b.Exchange.ConnectWS, Least: b.Least}

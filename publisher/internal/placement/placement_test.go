@@ -60,19 +60,23 @@ func (r *rig) Boxes() []fleet.Box {
 }
 func (r *rig) Changed() <-chan struct{} { return r.changed }
 
-func newRig(t *testing.T) *rig {
+func newRig(t *testing.T) *rig { return newRigWith(t, func(*Config) {}) }
+
+func newRigWith(t *testing.T, change func(*Config)) *rig {
 	r := &rig{t: t, dir: t.TempDir(), redis: miniredis.RunT(t), changed: make(chan struct{}, 1)}
 	client := redis.NewClient(&redis.Options{Addr: r.redis.Addr(), MaxRetries: -1})
 	t.Cleanup(func() { client.Close() })
 	r.edge.Store(http.StatusOK)
-	r.Placement = New(Config{
+	cfg := Config{
 		Own: push.Own{ID: testPublisher}, MinBoxes: 10, Fleet: r, Redis: client, Log: slog.New(slog.DiscardHandler),
 		Window: func() []Live {
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			return append([]Live(nil), r.window...)
 		},
-	})
+	}
+	change(&cfg)
+	r.Placement = New(cfg)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); _ = r.Run(ctx) }()
@@ -83,6 +87,12 @@ func newRig(t *testing.T) *rig {
 
 // box adds a box that answers each file with what answer returns: nil, nothing at all.
 func (r *rig) box(n int, have []wire.HaveFile, answer func(h wire.FileHeader) any) id.BoxID {
+	r.t.Helper()
+	return r.boxAt(n, wire.GeoIP{}, nil, have, answer)
+}
+
+// boxAt adds one that says where it is, and grants. Viewers reach it by a name.
+func (r *rig) boxAt(n int, place wire.GeoIP, grant *wire.Terms, have []wire.HaveFile, answer func(h wire.FileHeader) any) id.BoxID {
 	r.t.Helper()
 	box := id.BoxID(fmt.Sprintf("box-%032x", n))
 	peer := wire.Peer{ID: string(box), IP: "127.0.0.1", Port: "1", Type: wire.TypeBox}
@@ -96,25 +106,29 @@ func (r *rig) box(n int, have []wire.HaveFile, answer func(h wire.FileHeader) an
 		if err != nil {
 			return
 		}
-		go serve(c, peer, have, answer)
+		go serve(c, peer, grant, have, answer)
 	}))
 	r.t.Cleanup(srv.Close)
 	r.mu.Lock()
-	r.boxes = append(r.boxes, fleet.Box{
-		ID: box, Exchange: wire.Exchange{ConnectWS: srv.URL + wire.BoxWSPath(box)}, EdgeBase: srv.URL, EdgeAddr: netip.MustParseAddr("127.0.0.1"),
-	})
+	b := fleet.Box{
+		ID: box, Exchange: wire.Exchange{ConnectWS: srv.URL + wire.BoxWSPath(box), GeoIP: place}, EdgeBase: srv.URL, EdgeAddr: netip.MustParseAddr("127.0.0.1"),
+	}
+	if place != (wire.GeoIP{}) {
+		b.EdgeAddr = netip.Addr{}
+	}
+	r.boxes = append(r.boxes, b)
 	r.mu.Unlock()
 	r.changed <- struct{}{}
 	r.await("the box is up", func() bool { return r.up()[box] })
 	return box
 }
 
-func serve(c *wsconn.Conn, peer wire.Peer, have []wire.HaveFile, answer func(h wire.FileHeader) any) {
+func serve(c *wsconn.Conn, peer wire.Peer, grant *wire.Terms, have []wire.HaveFile, answer func(h wire.FileHeader) any) {
 	defer c.Abort()
 	if _, err := c.ReadText(wire.MaxMessage); err != nil {
 		return
 	}
-	_ = c.WriteText(wire.Encode(wire.PublishReply{Peer: peer, Command: wire.CommandPublish, Message: wire.MessageAccepted, Features: wire.Ours()}))
+	_ = c.WriteText(wire.Encode(wire.PublishReply{Peer: peer, Command: wire.CommandPublish, Message: wire.MessageAccepted, Features: wire.Ours(), Grant: grant}))
 	for {
 		binary, body, err := c.Next()
 		if err != nil {

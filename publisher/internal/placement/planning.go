@@ -2,9 +2,11 @@ package placement
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"dandelion/pkg/config"
@@ -64,7 +66,9 @@ func (p *Placement) replan(now time.Time) (changed bool) {
 			c = &crowd{}
 			p.crowds[name] = c
 		}
-		renditions = append(renditions, plan.Rendition{Name: name, Rate: r.Rate, Viewers: c.planned(viewers[name], now), Replicas: r.Replicas})
+		w := viewers[name]
+		planned := c.planned(w.All, now)
+		renditions = append(renditions, plan.Rendition{Name: name, Rate: r.Rate, Viewers: planned, Areas: areasOf(w, planned), Replicas: r.Replicas})
 	}
 	for name := range p.crowds {
 		if _, live := known[name]; !live {
@@ -92,19 +96,21 @@ func (p *Placement) replan(now time.Time) (changed bool) {
 		}
 	}
 	all := 0
-	for _, n := range viewers {
-		all += n
+	p.viewers = map[string]int{}
+	for name, w := range viewers {
+		p.viewers[name] = w.All
+		all += w.All
 	}
 	p.watching.Store(int64(all))
-	p.viewers = viewers
 	p.budget(known)
 	p.openDoors(known)
 	before := p.planBefore(known)
 	p.plan = plan.Make(boxes, renditions, p.cfg.FirstCopies, before)
 	for name, h := range p.plan.Holders {
 		changed = changed || !slices.Equal(h.Boxes, before.Holders[name].Boxes)
-		p.tell(name, viewers[name], h)
+		p.tell(name, p.viewers[name], h)
 	}
+	p.near(renditions)
 	for box, m := range p.members {
 		m.wanted.Store(int64(math.Ceil(p.plan.Wanted[box])))
 	}
@@ -207,7 +213,7 @@ func (p *Placement) budget(known map[string]Rendition) {
 // planBox is what a plan needs to know of the box, but for its score.
 func (m *member) planBox() plan.Box {
 	s := m.link.Standing()
-	return plan.Box{ID: m.id, Household: m.box.Household, Grant: float64(s.Grant), Relays: s.Relays, Place: m.box.Exchange.GeoIP}
+	return plan.Box{ID: m.id, Household: m.box.Household, Grant: float64(s.Grant), Relays: s.Relays, Place: m.place}
 }
 
 // tell says once that a rendition's upload is short, or is not any more.
@@ -224,8 +230,29 @@ func (p *Placement) tell(name string, viewers int, h plan.Holders) {
 		p.log.Info("boxes have upload for all viewers again", "rendition", name, "viewers", viewers, "holders", len(h.Boxes))
 		return
 	}
-	p.log.Warn("upload is short: more boxes, or boxes with more upload, are needed", "rendition", name, "viewers", viewers, "holders", len(h.Boxes), "short_by", rateText(h.Short))
+	p.log.Warn("upload is short: more boxes, or boxes with more upload, are needed", "rendition", name, "viewers", viewers, "holders", len(h.Boxes), "short_by", rateText(h.Short), "in", shortText(h.ShortIn))
 }
+
+// shortText names the places whose viewers lack upload, those that lack the most first.
+func shortText(list []plan.ShortIn) string {
+	if len(list) == 0 {
+		return "unknown"
+	}
+	var b strings.Builder
+	for i, s := range list {
+		if i == mostNamed {
+			fmt.Fprintf(&b, " and %d more", len(list)-i)
+			break
+		}
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		fmt.Fprintf(&b, "%s %s", s.Area, rateText(s.Short))
+	}
+	return b.String()
+}
+
+const mostNamed = 5
 
 func rateText(bytesPerSecond float64) string {
 	return config.BitRate(math.Round(bytesPerSecond*8/1e3) * 1e3).String()
@@ -241,11 +268,16 @@ func (p *Placement) wantedBoxes() int {
 	return least
 }
 
-// WantedBoxes is how many boxes entrances are worth asking for. Any goroutine.
+// WantedBoxes is how many boxes entrances are worth asking for: more while viewers lack boxes near them. Any
+// goroutine.
 func (p *Placement) WantedBoxes() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.wantedBoxes()
+	wanted := p.wantedBoxes()
+	if len(p.far) > 0 {
+		return max(wanted, min(len(p.members)+moreBoxes, p.cfg.MaxBoxes))
+	}
+	return wanted
 }
 
 // demand tells the box how much of its upload could be used, until ctx ends.
@@ -352,6 +384,13 @@ type StreamPlan struct {
 	Viewers   int        `json:"viewers"`  // that there is to be room for
 	Holders   []id.BoxID `json:"holders"`
 	Short     int64      `json:"short"` // bits/s that boxes cannot carry
+	ShortIn   []ShortIn  `json:"short_in,omitzero"`
+}
+
+// ShortIn is where viewers are whom boxes cannot carry, those first who lack the most.
+type ShortIn struct {
+	Place string `json:"place"` // such as "TW", or "Bavaria, DE"
+	Short int64  `json:"short"` // bits/s
 }
 
 // Plans returns what is planned for each rendition, by name.
@@ -360,7 +399,11 @@ func (p *Placement) Plans() []StreamPlan {
 	defer p.mu.Unlock()
 	list := []StreamPlan{}
 	for name, h := range p.plan.Holders {
-		list = append(list, StreamPlan{Rendition: name, Watching: p.viewers[name], Viewers: h.Viewers, Holders: h.Boxes, Short: int64(8 * h.Short)})
+		s := StreamPlan{Rendition: name, Watching: p.viewers[name], Viewers: h.Viewers, Holders: h.Boxes, Short: int64(8 * h.Short)}
+		for _, in := range h.ShortIn {
+			s.ShortIn = append(s.ShortIn, ShortIn{in.Area, int64(8 * in.Short)})
+		}
+		list = append(list, s)
 	}
 	slices.SortFunc(list, func(a, b StreamPlan) int {
 		if a.Rendition < b.Rendition {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"dandelion/pkg/front"
+	"dandelion/pkg/geo"
 	"dandelion/pkg/id"
 	"dandelion/pkg/netaddr"
 	"dandelion/publisher/internal/plan"
@@ -68,7 +69,7 @@ type Found struct {
 
 // Find returns the boxes that hold the file and that the viewer may reach, best first for this
 // viewer, without those that it avoids. Boxes that are down, silent or deaf are left out. Who watches keeps
-// its box while that has upload for it; who is new goes where a plan has room.
+// its box while that has upload for it and none that has is clearly nearer; who is new goes where a plan has room.
 func (p *Placement) Find(path id.Path, digest id.Digest, asker front.Asker) Found {
 	boxes := p.records.holdersFor(path, digest)
 	now, rate := time.Now(), p.rate(asker.Rendition)
@@ -82,7 +83,7 @@ func (p *Placement) Find(path id.Path, digest id.Digest, asker front.Asker) Foun
 	if watching && len(asker.Avoid) == 0 && slices.Contains(boxes, seat) { // as most requests go
 		if c, ok := p.candidate(seat, asker, rate, now); ok {
 			c.fraction -= rate / c.grant // its seat counts already
-			if c.fraction <= mostOver && !c.suspect && !c.slow {
+			if c.fraction <= mostOver && !c.suspect && !c.slow && !p.mayMove(c, boxes, asker, rate, now) {
 				found.Holders, found.Room = []front.Holder{{Box: seat, Base: c.box.EdgeBase}}, 1
 				return found
 			}
@@ -99,7 +100,7 @@ func (p *Placement) Find(path id.Path, digest id.Digest, asker front.Asker) Foun
 		}
 		all = append(all, c)
 	}
-	found = p.order(found, all, asker.Addr, rate, watching && seat != "")
+	found = p.order(found, all, asker, rate, watching && seat != "")
 	if left, known := p.doors[asker.Rendition]; rate > 0 && known && left <= 0 && !watching {
 		found.Room = 0
 	}
@@ -134,7 +135,8 @@ func (p *Placement) loadOf(m *member, now time.Time) float64 {
 // order sorts the candidates: those that have room for the viewer as a plan has it, or where none has and the
 // viewer sits at a box already, somewhat over their grants: who watches goes on. Behind them come the
 // others, the least loaded first.
-func (p *Placement) order(found Found, all []candidate, viewer netip.Addr, rate float64, atBox bool) Found {
+func (p *Placement) order(found Found, all []candidate, asker front.Asker, rate float64, atBox bool) Found {
+	viewer := asker.Addr
 	limit := plan.Share
 	if atBox && !slices.ContainsFunc(all, func(c candidate) bool { return c.fraction <= plan.Share }) {
 		limit = mostOver
@@ -147,7 +149,7 @@ func (p *Placement) order(found Found, all []candidate, viewer netip.Addr, rate 
 			continue
 		}
 		order = append(order, ranking.Holder{
-			ID: c.id, Distance: math.NaN(),
+			ID: c.id, Away: geo.Away(asker.Place, c.place),
 			Same:    viewer.IsValid() && netaddr.ScopeOf(viewer) > netaddr.Loopback && netaddr.Household(viewer).Contains(c.box.EdgeAddr),
 			Suspect: c.suspect, Slow: c.slow,
 			Load:     c.fraction / startLoad,

@@ -11,8 +11,8 @@ import (
 	"cmp"
 	"slices"
 
+	"dandelion/pkg/geo"
 	"dandelion/pkg/id"
-	"dandelion/pkg/wire"
 )
 
 // Share is how much of a grant is planned with. The rest is for what no plan foresees: viewers who
@@ -26,7 +26,7 @@ type Box struct {
 	Grant     float64    // bytes/s of its upload that may be planned with
 	Score     float64    // ranking's, 0 to 1
 	Relays    bool       // it passes files on
-	Place     wire.GeoIP // where it is, if it says so
+	Place     *geo.Place // nil: unknown
 }
 
 // Rendition is what has to be carried.
@@ -34,8 +34,16 @@ type Rendition struct {
 	Name     string
 	Rate     float64 // bytes/s of one viewer, more than 0
 	Viewers  int     // that are planned for
+	Areas    []Area  // where those of them are whose place is known
 	Replicas int     // holders that it has at least, viewers or not
 	Keep     []id.BoxID
+}
+
+// Area is how many viewers are in one place.
+type Area struct {
+	Name    string
+	Place   *geo.Place
+	Viewers int
 }
 
 // Holders are the boxes that should hold a rendition's segments, those that have longest first.
@@ -44,6 +52,14 @@ type Holders struct {
 	Roots   []id.BoxID // those of them that the publisher itself sends to
 	Viewers int        // that are planned for
 	Short   float64    // bytes/s of viewers that no box has upload for
+	ShortIn []ShortIn  // where they are, as far as that is known; the most first
+	Far     []Area     // viewers of areas that lack boxes near them
+}
+
+// ShortIn is what the viewers of an area lack.
+type ShortIn struct {
+	Area  string
+	Short float64 // bytes/s
 }
 
 // Plan is who should hold what.
@@ -120,7 +136,7 @@ func (m *maker) add(r Rendition, before []id.BoxID) {
 	if r.Rate <= 0 {
 		return
 	}
-	chosen := m.choose(r, before)
+	chosen, far := m.choose(r, before)
 	for _, b := range r.Keep {
 		if _, up := m.boxes[b]; up && !slices.Contains(chosen, b) && len(chosen) > 0 {
 			chosen = append(chosen, b)
@@ -132,7 +148,7 @@ func (m *maker) add(r Rendition, before []id.BoxID) {
 	}
 	roots, rest := Roots(members, m.roots)
 	below, _ := Forest(roots, rest, nil)
-	h := Holders{Boxes: chosen, Viewers: r.Viewers}
+	h := Holders{Boxes: chosen, Viewers: r.Viewers, Far: far}
 	for _, root := range roots {
 		h.Roots = append(h.Roots, root.ID)
 	}
@@ -149,7 +165,9 @@ func (m *maker) add(r Rendition, before []id.BoxID) {
 			m.take(b, 0, float64(carried)*float64(n)/float64(total)*r.Rate)
 		}
 	}
-	h.Short = float64(r.Viewers-carried) * r.Rate
+	if h.Short = float64(r.Viewers-carried) * r.Rate; h.Short > 0 {
+		h.ShortIn = m.shortIn(r, free)
+	}
 	m.plan.Holders[r.Name] = h
 }
 
@@ -162,20 +180,25 @@ func (m *maker) take(b id.BoxID, relayed, viewers float64) {
 	m.plan.Uses[b] = u
 }
 
-// choose picks the holders: those of before that are still there and of use, then the best of the
-// others, no two of a household while there are others.
-func (m *maker) choose(r Rendition, before []id.BoxID) []id.BoxID {
-	candidates := m.candidates(r, before)
-	var chosen []id.BoxID
+// choose picks the holders: boxes near many viewers; then, until all have room, those of before that are
+// still there and of use, and the best of the others, no two of a household while there are others. far are
+// the viewers whom it found no box near to.
+func (m *maker) choose(r Rendition, before []id.BoxID) (chosen []id.BoxID, far []Area) {
+	chosen, far = m.nearby(r, before)
 	homes := map[string]bool{}
 	slots, oneMore := 0, r.Viewers > 0
+	for _, b := range chosen {
+		homes[m.boxes[b].Household] = true
+		slots += m.slots(b, r.Rate)
+	}
 	enough := func() bool {
 		return len(chosen) >= r.Replicas && (r.Viewers == 0 || slots-max(len(chosen)-m.roots, 0) >= r.Viewers)
 	}
+	candidates := m.candidates(r, before)
 	for _, strangers := range []bool{true, false} {
 		for _, b := range candidates {
 			if enough() && !oneMore {
-				return chosen
+				break
 			}
 			home, n := m.boxes[b].Household, m.slots(b, r.Rate)
 			useful := n >= 2 || n == 1 && len(chosen) < m.roots || len(chosen) < r.Replicas
@@ -188,7 +211,23 @@ func (m *maker) choose(r Rendition, before []id.BoxID) []id.BoxID {
 			slots += n
 		}
 	}
-	return chosen
+	return longestFirst(chosen, before), far
+}
+
+// longestFirst orders holders: those of before as they were, then the new ones.
+func longestFirst(chosen, before []id.BoxID) []id.BoxID {
+	var list []id.BoxID
+	for _, b := range before {
+		if slices.Contains(chosen, b) {
+			list = append(list, b)
+		}
+	}
+	for _, b := range chosen {
+		if !slices.Contains(list, b) {
+			list = append(list, b)
+		}
+	}
+	return list
 }
 
 // candidates orders the boxes: first who holds the rendition already, then by score and by what they
@@ -205,15 +244,17 @@ func (m *maker) candidates(r Rendition, before []id.BoxID) []id.BoxID {
 			fresh = append(fresh, b)
 		}
 	}
-	worth := func(b id.BoxID) float64 {
-		n := float64(m.slots(b, r.Rate))
-		return (m.boxes[b].Score + 0.01) * n / (n + halfSlots)
-	}
 	slices.SortFunc(fresh, func(a, b id.BoxID) int {
-		return cmp.Or(cmp.Compare(worth(b), worth(a)), cmp.Compare(m.boxes[b].Score, m.boxes[a].Score), cmp.Compare(a, b))
+		return cmp.Or(cmp.Compare(m.worth(b, r.Rate), m.worth(a, r.Rate)), cmp.Compare(m.boxes[b].Score, m.boxes[a].Score), cmp.Compare(a, b))
 	})
 	return append(list, fresh...)
 }
 
 // halfSlots is with how many slots a box is worth half of what its score says.
 const halfSlots = 4
+
+// worth is a box's score, the less the fewer streams it can carry, so that few are needed.
+func (m *maker) worth(b id.BoxID, rate float64) float64 {
+	n := float64(m.slots(b, rate))
+	return (m.boxes[b].Score + 0.01) * n / (n + halfSlots)
+}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 
+	"dandelion/pkg/geo"
 	"dandelion/pkg/id"
 	"dandelion/pkg/wire"
 )
@@ -100,9 +101,9 @@ func TestVolunteers(t *testing.T) {
 }
 
 func TestNearBoxesBelowNearBoxes(t *testing.T) {
-	at := func(loc string) wire.GeoIP { return wire.GeoIP{Loc: loc} }
+	at := func(loc string) *geo.Place { return geo.PlaceOf(wire.GeoIP{Loc: loc}) }
 	taipei, tokyo := at("25.0,121.5"), at("35.7,139.7")
-	member := func(name id.BoxID, slots int, place wire.GeoIP) Member {
+	member := func(name id.BoxID, slots int, place *geo.Place) Member {
 		return Member{Box{ID: name, Relays: true, Place: place}, slots}
 	}
 	below, left := Forest([]Member{member("taipei", 4, taipei), member("tokyo", 4, tokyo)},

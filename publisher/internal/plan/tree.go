@@ -123,19 +123,10 @@ func best(all []*parent, t Member, apart func(parent, child id.BoxID) bool) (fou
 		if p.room <= 0 || p.level >= wire.MaxRelayDepth || found != nil && p.level > found.level || apart != nil && apart(p.ID, t.ID) {
 			continue
 		}
-		km := distance(p.Box, t.Box)
+		km, _ := geo.Km(p.Place, t.Place)
 		if found == nil || p.level < found.level || km < nearest {
 			found, nearest = p, km
 		}
 	}
 	return found
-}
-
-const unknownDistance = 5000 // km, for comparison: neither best nor worst
-
-func distance(a, b Box) float64 {
-	if km, ok := geo.Distance(a.Place, b.Place); ok {
-		return km
-	}
-	return unknownDistance
 }

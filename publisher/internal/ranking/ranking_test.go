@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"dandelion/pkg/geo"
 	"dandelion/pkg/id"
 	"dandelion/pkg/wire"
 )
@@ -121,21 +122,21 @@ func TestRecord(t *testing.T) {
 }
 
 func TestOrderForViewer(t *testing.T) {
-	nan := math.NaN()
 	holders := []Holder{
-		{ID: "far", Distance: 9000},
-		{ID: "unknown", Distance: nan},
-		{ID: "near-loaded", Distance: 10, Load: 40},
-		{ID: "near-b", Distance: 300, Load: 2, Affinity: 9},
-		{ID: "near-a", Distance: 10, Load: 3, Affinity: 5},
-		{ID: "same", Distance: nan, Same: true, Load: 99},
+		{ID: "far", Away: 16},
+		{ID: "unknown", Away: geo.AwayUnknown},
+		{ID: "near-loaded", Away: 1, Load: 40},
+		{ID: "near-b", Away: 1, Load: 2, Affinity: 9},
+		{ID: "near-a", Away: 1, Load: 3, Affinity: 5},
+		{ID: "less near", Away: 2},
+		{ID: "same", Away: geo.AwayUnknown, Same: true, Load: 99},
 	}
 	OrderForViewer(holders)
 	var got []id.BoxID
 	for _, h := range holders {
 		got = append(got, h.ID)
 	}
-	if fmt.Sprint(got) != "[same near-a near-b near-loaded unknown far]" {
+	if fmt.Sprint(got) != "[same near-a near-b near-loaded less near unknown far]" {
 		t.Error(got)
 	}
 }

@@ -12,18 +12,14 @@ import (
 type Holder struct {
 	ID       id.BoxID
 	Same     bool    // in the viewer's own network
-	Distance float64 // km; NaN: unknown
+	Away     int     // from the viewer, in geo's steps
 	Suspect  bool    // several viewers did not get what they were sent there for
 	Slow     bool    // it took segments hardly faster than they play
 	Load     float64 // viewers sent there lately, by what it can carry; less is better
 	Affinity uint64  // hash of viewer and box: a stable choice among equals
 }
 
-const (
-	unknownDistance = 5000 // km, for comparison: neither best nor worst
-	distanceStep    = 500  // km; nearer than that apart is equally near
-	loadStep        = 2    // a box with this many times the load of another comes behind it
-)
+const loadStep = 2 // a box with this many times the load of another comes behind it
 
 // OrderForViewer sorts holders in place, best first: not suspect, in the viewer's own network, not slow, nearest, then clearly less loaded, then a
 // choice that stays the same for the same viewer, so that connections are reused.
@@ -33,20 +29,12 @@ func OrderForViewer(holders []Holder) {
 			compareBool(a.Suspect, b.Suspect),
 			-compareBool(a.Same, b.Same),
 			compareBool(a.Slow, b.Slow),
-			cmp.Compare(distanceClass(a), distanceClass(b)),
+			cmp.Compare(a.Away, b.Away),
 			cmp.Compare(loadClass(a), loadClass(b)),
 			cmp.Compare(a.Affinity, b.Affinity),
 			cmp.Compare(a.ID, b.ID),
 		)
 	})
-}
-
-func distanceClass(h Holder) int {
-	d := h.Distance
-	if math.IsNaN(d) {
-		d = unknownDistance
-	}
-	return int(d / distanceStep)
 }
 
 // loadClass is the logarithm of the load, so that small differences do not move viewers.
