@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gorilla/websocket"
+
 	"dandelion/pkg/keys"
 	"dandelion/pkg/state"
 	"dandelion/pkg/state/redistest"
@@ -217,5 +219,52 @@ func TestRedisGoesWhileDeliveriesCome(t *testing.T) {
 	p.until("COUNTED")
 	if why := want(e.traffic("by=box"), string(b.id)+" <nil> <nil>: 1000 in 2, 0 in 0; "); why != "" {
 		t.Error(why)
+	}
+}
+
+// TestKilledEntranceCountsOnce: kill -9 at any moment, with the state in the process; the box sends what was not
+// acknowledged again, and in the end the accounts have each batch once.
+func TestKilledEntranceCountsOnce(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	b := newBox(t, 1)
+	seq, sent, unheard := 1, 0, 0
+	for life := range 6 {
+		server := startBenchServer(t, "entrance", "", dirVariable+"="+dir)
+		e := &running{t: t, base: "http://" + server.addr}
+		p := e.connect(b)
+		killed := time.AfterFunc(time.Duration(40+37*life)*time.Millisecond, server.kill)
+		for ; ; seq++ {
+			if p.ws.WriteMessage(websocket.TextMessage, b.report(batch(b, bootID, seq, seq))) != nil || !p.counts(seq) {
+				unheard++
+				break
+			}
+			sent += seq
+		}
+		killed.Stop()
+		server.kill()
+	}
+	server := startBenchServer(t, "entrance", "", dirVariable+"="+dir)
+	e := &running{t: t, base: "http://" + server.addr}
+	p := e.connect(b)
+	p.send(b.report(batch(b, bootID, seq, seq)))
+	p.until("COUNTED")
+	sent += seq
+	t.Logf("%d batches, %d without an answer", seq, unheard)
+	if why := want(e.traffic("by=box"), fmt.Sprintf("%s <nil> <nil>: %d in %d, 0 in 0; ", b.id, sent, 2*seq)); why != "" {
+		t.Error(why)
+	}
+}
+
+// counts waits for the acknowledgement of a batch; false: the connection ended.
+func (p *peer) counts(seq int) bool {
+	for {
+		_, message, err := p.ws.ReadMessage()
+		if err != nil {
+			return false
+		}
+		if m := decode(p.t, message); m["COMMAND"] == "COUNTED" && m["SEQ"] == float64(seq) {
+			return true
+		}
 	}
 }

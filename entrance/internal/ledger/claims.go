@@ -88,7 +88,10 @@ func (l *Ledger) Claim(box id.BoxID) (Claim, bool) {
 func (l *Ledger) runClaims(ctx context.Context) {
 	for ctx.Err() == nil {
 		begin := time.Now()
-		if err := l.refreshClaims(ctx); err != nil && ctx.Err() == nil {
+		switch err := l.refreshClaims(ctx); {
+		case err == nil:
+			l.redisAnswers()
+		case ctx.Err() == nil:
 			l.redisFailed("comparing claims", err)
 		}
 		wait(ctx, max(claimsEvery, claimsShare*time.Since(begin)))
