@@ -77,18 +77,18 @@ func (p *part) call(own keys.Entrance, keep time.Duration) call {
 	if p.source == "" {
 		return p.callKeyed(own, keep)
 	}
-	known, boots, most := "0", boxBoots, fieldsPerDay
+	known, most := "0", fieldsPerDay
 	if p.onlyKnown {
 		known = "1"
 	}
 	if p.redirects {
-		boots, most = publisherBoots, redirectFields
+		most = redirectFields
 	}
 	now := cell{hour: hourOf(p.arrived)}
 	c := call{script: markedScript, keys: []string{own.AccountMarks(p.box)}}
-	c.args = append(make([]any, 0, 10+2*p.size()),
-		p.source, p.seq, p.arrived.Unix(), seconds(marksLive(keep)), boots, most, known,
-		p.droppedBytes, p.droppedCount, now.prefix())
+	c.args = append(make([]any, 0, 12+2*p.size()),
+		p.source, p.seq, p.arrived.Unix(), seconds(marksLive(keep)), boxBoots, most, known,
+		p.droppedBytes, p.droppedCount, now.prefix(), publisherBoots, fullMarks)
 	for _, day := range p.days() {
 		c.keys = append(c.keys, own.AccountDay(p.box, dayName(day)))
 		c.args = append(c.args, seconds(dayLives(day, p.arrived, keep)), 0)

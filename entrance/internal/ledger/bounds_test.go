@@ -148,7 +148,7 @@ func TestOneBoxCannotFillRedis(t *testing.T) {
 			b.Deliveries(boxID(1), deliveries(boxID(1), delivery("/", 200, 1, noon)), mark(1000+i, 1), nil)
 			b.idle()
 		}
-		for i := range publisherBoots + 10 {
+		for i := range 3 * fullMarks {
 			b.Redirects(publisherID(i), mark(i, 1).Mark, []wire.Redirected{{Box: boxID(1), Count: 1, Bytes: 5}}, nil)
 		}
 		b.idle()
@@ -159,8 +159,9 @@ func TestOneBoxCannotFillRedis(t *testing.T) {
 				boots++
 			}
 		}
-		same(t, "boots", boots, boxBoots)
-		same(t, "sources", len(marks), boxBoots+publisherBoots)
+		if boots < boxBoots || len(marks) > fullMarks {
+			t.Errorf("%d sources are known, %d boots of the box", len(marks), boots)
+		}
 		// The last ones are those that stay.
 		before := b.totals().Deliveries
 		b.Deliveries(boxID(1), deliveries(boxID(1), delivery("/", 200, 1, noon)), mark(1000+boxBoots+9, 1), nil)

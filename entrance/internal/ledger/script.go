@@ -42,10 +42,10 @@ end
 
 // markedScript counts a numbered batch, once.
 //
-// KEYS: MARKS, then days. ARGV: source, seq, now, seconds that MARKS lives, sources of its kind to keep,
+// KEYS: MARKS, then days. ARGV: source, seq, now, seconds that MARKS lives, boots of the box to keep,
 // fields of a day, "1" to count only where MARKS exists; bytes and deliveries dropped by the sender so far and the
-// prefix of the fields where they are added, in the first day; then for each day the seconds that it
-// lives, how many fields, and each field with its amount. It returns 1: counted, 0: was counted
+// prefix of the fields where they are added, in the first day; boots of publishers to keep, sources with which
+// MARKS is full: then it forgets those that were not used for longest; then for each day the seconds that it lives, how many fields, and each field with its amount. It returns 1: counted, 0: was counted
 // before, -1: there are no MARKS.
 var markedScript = redis.NewScript(addLua + `
 local marks, source, seq = KEYS[1], ARGV[1], tonumber(ARGV[2])
@@ -61,22 +61,24 @@ if mark then
 end
 for i = 2, #KEYS do redis.call('HLEN', KEYS[i]) end -- fails here if at all
 
-if not mark then
-  local ours, others = string.sub(source, 1, 10) == 'publisher-', {}
+if not mark and redis.call('HLEN', marks) >= tonumber(ARGV[12]) then
+  local kinds = {{}, {}}
   local all = redis.call('HGETALL', marks)
   for i = 1, #all, 2 do
-    if (string.sub(all[i], 1, 10) == 'publisher-') == ours then
-      others[#others + 1] = {all[i], tonumber(string.match(all[i + 1], '^%d+ (%d+)') or 0)}
-    end
+    local of = kinds[string.sub(all[i], 1, 10) == 'publisher-' and 2 or 1]
+    of[#of + 1] = {all[i], tonumber(string.match(all[i + 1], '^%d+ (%d+)') or 0)}
   end
-  table.sort(others, function(a, b) return a[2] < b[2] end)
-  for i = 1, #others - tonumber(ARGV[5]) + 1 do redis.call('HDEL', marks, others[i][1]) end
+  for kind, most in ipairs({tonumber(ARGV[5]), tonumber(ARGV[11])}) do
+    local of = kinds[kind]
+    table.sort(of, function(a, b) return a[2] < b[2] end)
+    for i = 1, #of - most do redis.call('HDEL', marks, of[i][1]) end
+  end
 end
 local bytes, count = math.max(dropped_bytes, tonumber(ARGV[8])), math.max(dropped_count, tonumber(ARGV[9]))
 redis.call('HSET', marks, source, string.format('%.0f %s %.0f %.0f', seq, ARGV[3], bytes, count))
 redis.call('EXPIRE', marks, ARGV[4])
 
-local most, at = tonumber(ARGV[6]), 11
+local most, at = tonumber(ARGV[6]), 13
 for k = 2, #KEYS do
   local fields, amounts = {}, {}
   if k == 2 and count > dropped_count then
@@ -140,8 +142,9 @@ return {new, string.format('%.0f', total)}
 
 // Bounds of what is kept for one box, and for how long.
 const (
-	boxBoots       = 64  // boots of the box of which the last batch is known
-	publisherBoots = 256 // boots of publishers, all together
+	boxBoots       = 64  // boots of the box of which the last batch is known, at least
+	publisherBoots = 192 // of publishers
+	fullMarks      = 320 // of both: then they are cut to these, which is rare because it is dear
 	fieldsPerDay   = 4096
 	// Redirects make no new fields beyond half of them: publishers must not crowd out what the box says.
 	redirectFields = fieldsPerDay / 2
