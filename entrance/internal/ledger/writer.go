@@ -14,7 +14,8 @@ import (
 )
 
 const (
-	roundSize    = 8_000 // numbers in one pipeline, about: the embedded state takes 50 ms for them
+	roundSize    = 8_000 // numbers in one round, about
+	pipeScripts  = 64    // scripts in one pipeline: the embedded state takes a millisecond to begin one
 	gatherFor    = 5 * time.Millisecond
 	roundTimeout = 5 * time.Second
 	syncTimeout  = 30 * time.Second
@@ -96,13 +97,18 @@ func (l *Ledger) round(ctx context.Context) (synced time.Duration, err error) {
 	for _, j := range jobs {
 		parts = append(parts, j.left()...)
 	}
-	given, err := l.count(ctx, parts)
+	given := make(map[*part]bool)
+	for some := range slices.Chunk(parts, pipeScripts) {
+		if err = l.count(ctx, some, given); err != nil {
+			break
+		}
+	}
 	var whole []*job
 	for _, j := range jobs {
 		switch {
 		case len(j.left()) == 0:
 			whole = append(whole, j)
-		case given[j.left()[0]]:
+		case slices.ContainsFunc(j.left(), func(p *part) bool { return given[p] }):
 			l.metrics.dropped[dropError].Inc()
 		case !l.queue.again(j):
 			l.metrics.dropped[dropFull].Inc()
@@ -131,16 +137,13 @@ func (l *Ledger) round(ctx context.Context) (synced time.Duration, err error) {
 // errLoad is a failure that the next round mends: Redis does not have the scripts, as after a restart.
 var errLoad = errors.New("the scripts are loaded again")
 
-// count carries out the scripts of parts in one pipeline and marks those as done that were counted. It returns the
-// parts that never will be, and an error when others are to be tried again.
-func (l *Ledger) count(ctx context.Context, parts []*part) (given map[*part]bool, err error) {
-	if len(parts) == 0 {
-		return nil, nil
-	}
+// count carries out the scripts of parts in one pipeline. It marks those as done that were counted, adds to given
+// those that never will be, and returns an error when others are to be tried again.
+func (l *Ledger) count(ctx context.Context, parts []*part, given map[*part]bool) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, roundTimeout)
 	defer cancel()
 	if err := l.load(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	pipe := l.state.Pipeline()
 	l.list(ctx, pipe, parts)
@@ -156,9 +159,8 @@ func (l *Ledger) count(ctx context.Context, parts []*part) (given map[*part]bool
 		err = errors.Join(err, cmd.Err())
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	given = make(map[*part]bool)
 	for i, p := range parts {
 		answer, failed := cmds[listed+i].(*redis.Cmd).Result()
 		switch {
@@ -174,7 +176,7 @@ func (l *Ledger) count(ctx context.Context, parts []*part) (given map[*part]bool
 			l.log.Error("Traffic of a box cannot be counted", "box", p.box, "error", failed)
 		}
 	}
-	return given, err
+	return err
 }
 
 func (l *Ledger) load(ctx context.Context) error {
