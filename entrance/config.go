@@ -16,6 +16,7 @@ type Config struct {
 	OtherURLs        []string        `yaml:"other_urls" doc:"URLs of other entrances that boxes and publishers are told of; added to those in Redis at the start, where they can be removed"`
 	LeaseTTL         config.Duration `yaml:"lease_ttl" doc:"how long a box's report is good for; boxes report every 5s"`
 	MaxSearchResults int             `yaml:"max_search_results" doc:"how many boxes a publisher is told of at most; one that does not say how many it wants is told of 20"`
+	AccountsKeep     config.Duration `yaml:"accounts_keep" doc:"how long accounts of traffic are kept, by hour"`
 	GeoIPDB          config.Paths    `yaml:"geoip_db" doc:"GeoIP databases (.mmdb) for boxes and publishers that do not say where they are, such as one of cities and one of ASNs: their answers are joined, and they are read again when they change; empty: none"`
 	TrustedProxies   []string        `yaml:"trusted_proxies" doc:"addresses or networks of web servers in front of this one, whose X-Forwarded-For names the peer"`
 }
@@ -27,6 +28,7 @@ func DefaultConfig() Config {
 		DataDir:          "data/entrance",
 		LeaseTTL:         20 * config.Second,
 		MaxSearchResults: 200,
+		AccountsKeep:     90 * 24 * config.Hour,
 	}
 }
 
@@ -43,6 +45,7 @@ func (c *Config) Validate() error {
 	}
 	config.Between(&p, "lease_ttl", c.LeaseTTL, config.Second, 10*config.Minute)
 	config.Between(&p, "max_search_results", c.MaxSearchResults, 1, wire.MaxBoxSet)
+	config.Between(&p, "accounts_keep", c.AccountsKeep, 24*config.Hour, 10*365*24*config.Hour)
 	for i, text := range c.TrustedProxies {
 		if _, err := parseNetwork(text); err != nil {
 			p.Add(fmt.Sprintf("trusted_proxies[%d]", i), fmt.Sprintf("is %.80q", text), "an address or a network, such as 192.0.2.1 or 10.0.0.0/8")

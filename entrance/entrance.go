@@ -23,6 +23,7 @@ import (
 	"dandelion/entrance/internal/api"
 	"dandelion/entrance/internal/checkin"
 	"dandelion/entrance/internal/door"
+	"dandelion/entrance/internal/ledger"
 	"dandelion/entrance/internal/registry"
 	"dandelion/entrance/internal/search"
 	"dandelion/pkg/access"
@@ -51,6 +52,7 @@ type Entrance struct {
 	places   *geo.DB
 	listener net.Listener
 	registry *registry.Registry
+	ledger   *ledger.Ledger
 	prober   *checkin.Prober
 	door     *door.Door
 	server   *http.Server
@@ -102,14 +104,19 @@ func (e *Entrance) wire() {
 	e.registry = registry.New(registry.Config{
 		ID: e.id, LeaseTTL: e.cfg.LeaseTTL.Std(), OtherURLs: others, OwnURL: ownURL, OwnInfo: e.ownInfo(ownURL),
 	}, e.state, e.log, metrics)
+	e.ledger = ledger.New(ledger.Config{
+		ID: e.id, Keep: e.cfg.AccountsKeep.Std(),
+		Knows: func(box id.BoxID) bool { _, known := e.registry.Get(box); return known },
+	}, e.state, e.log, metrics)
 	e.prober = checkin.NewProber(e.registry, e.log, metrics)
-	boxes := checkin.New(e.registry, e.prober, e.places, e.log, metrics)
-	publishers := search.New(e.registry, e.places, e.cfg.MaxSearchResults, e.log)
+	boxes := checkin.New(e.registry, e.prober, e.ledger, e.places, e.log)
+	publishers := search.New(e.registry, e.ledger, e.places, e.cfg.MaxSearchResults, e.log)
 	e.door = door.New(door.Config{
 		ID: e.id, URL: ownURL, Trusted: e.cfg.trusted(),
 		Commands: map[string]door.Command{
-			wire.CommandExchange: boxes.Exchange,
-			wire.CommandSearch:   publishers.Search,
+			wire.CommandExchange:  boxes.Exchange,
+			wire.CommandSearch:    publishers.Search,
+			wire.CommandRedirects: publishers.Redirects,
 		},
 	}, e.log, metrics)
 
@@ -121,7 +128,7 @@ func (e *Entrance) wire() {
 	mux.Handle("GET /dandelion", httperr.Wrap(e.log, e.index))
 	api.New(api.Config{
 		ID: e.id, URL: ownURL, Version: config.Version(), Trusted: e.cfg.trusted(), Sessions: e.door.Sessions,
-	}, e.registry, e.log).Register(mux)
+	}, e.registry, e.ledger, e.log).Register(mux)
 	debugweb.Register(mux, debugweb.Options{
 		Log: e.log, Metrics: metrics, TrustedProxies: e.cfg.trusted(),
 		Checks: []debugweb.Check{{Name: "redis", Ready: e.redisReady}},
@@ -203,6 +210,7 @@ func (e *Entrance) Run(ctx context.Context) error {
 	e.log.Info("entrance starts", "id", e.id, "listen", e.listener.Addr().String())
 	group := lifecycle.Group{Log: e.log}
 	group.Add("registry", e.registry.Run, nil)
+	group.Add("accounts", e.ledger.Run, nil)
 	group.Add("dial-back", e.prober.Run, nil)
 	if e.places != nil {
 		group.Add("places", e.places.Run, nil)

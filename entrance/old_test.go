@@ -179,10 +179,7 @@ func TestTrafficLogsDoNoHarm(t *testing.T) {
 		}
 		return ""
 	})
-	metric := e.metric("dandelion_entrance_deliveries_unaccounted_total")
-	if metric != "3" {
-		t.Errorf("unaccounted deliveries: %s", metric)
-	}
+	eventually(t, 5*time.Second, func() string { return want(e.metric("dandelion_entrance_accounts_deliveries_total"), "3") })
 }
 
 func TestOldPublisherSearches(t *testing.T) {

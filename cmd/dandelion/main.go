@@ -32,7 +32,7 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newDemo(), newUpload(), newBoxes(), newStreams(), newWatch(), newGeoIP(), newReady(), newConfig())
+	root.AddCommand(newDemo(), newUpload(), newBoxes(), newStreams(), newTraffic(), newWatch(), newGeoIP(), newReady(), newConfig())
 	return root
 }
 

@@ -22,6 +22,10 @@ var All = []Key{
 	{"<entrance>:ENTRANCE_URLS", "set", "entrance, operators", "configured", "URLs of other entrances, never its own"},
 	{"<entrance>:BOX_SET", "sorted set", "entrance", "swept", "box by expiry time of its lease, unix seconds"},
 	{"<entrance>:EXCHANGE:<box>", "hash", "entrance", "deleted with the box", "its last exchange, flat"},
+	{"<entrance>:ACCOUNTS", "sorted set", "entrance", "swept", "box by the last day that its accounts have, days since 1970"},
+	{"{<entrance>:ACCOUNTS:<box>}:<yyyymmdd>", "hash", "entrance", "accounts_keep and a day", "sums of one day (UTC), by hour, publisher, stream and kind"},
+	{"{<entrance>:ACCOUNTS:<box>}:MARKS", "hash", "entrance", "accounts_keep and two days", "by source of batches: SEQ of the last one counted, when (unix seconds), and what its sender dropped"},
+	{"{<entrance>:ACCOUNTS:<box>}:SEEN", "sorted set", "entrance", "10 minutes", "keys of deliveries without TRAFFIC by when they were counted, unix seconds"},
 	{"<box>:SELF_EXCHANGE", "hash", "box", "refreshed", "its own last report"},
 	{"<box>:EXCHANGE:<peer>", "hash", "box", "expires", "what an entrance said of itself"},
 	{"<box>:SUBSCRIBE:<publisher>", "hash", "box", "expires", "a publisher's accepted session"},
@@ -44,6 +48,18 @@ func (e Entrance) OwnInfo() string              { return string(e) + ":OWN_INFO"
 func (e Entrance) EntranceURLs() string         { return string(e) + ":ENTRANCE_URLS" }
 func (e Entrance) BoxSet() string               { return string(e) + ":BOX_SET" }
 func (e Entrance) Exchange(box id.BoxID) string { return string(e) + ":EXCHANGE:" + string(box) }
+func (e Entrance) Accounts() string             { return string(e) + ":ACCOUNTS" }
+
+// The accounts of one box are in one slot: what was counted and that it was change together.
+func (e Entrance) AccountMarks(box id.BoxID) string { return e.account(box) + "MARKS" }
+func (e Entrance) AccountSeen(box id.BoxID) string  { return e.account(box) + "SEEN" }
+
+// AccountDay takes the day as yyyymmdd, UTC.
+func (e Entrance) AccountDay(box id.BoxID, day string) string { return e.account(box) + day }
+
+func (e Entrance) account(box id.BoxID) string {
+	return "{" + string(e) + ":ACCOUNTS:" + string(box) + "}:"
+}
 
 // Box names the keys of a box.
 type Box id.BoxID

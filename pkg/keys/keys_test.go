@@ -13,6 +13,8 @@ func TestNamesAreDeclared(t *testing.T) {
 	made := map[string]bool{
 		Entrance("<entrance>").OwnInfo(): true, Entrance("<entrance>").EntranceURLs(): true,
 		Entrance("<entrance>").BoxSet(): true, Entrance("<entrance>").Exchange("<box>"): true,
+		Entrance("<entrance>").Accounts(): true, Entrance("<entrance>").AccountDay("<box>", "<yyyymmdd>"): true,
+		Entrance("<entrance>").AccountMarks("<box>"): true, Entrance("<entrance>").AccountSeen("<box>"): true,
 		Box("<box>").SelfExchange(): true, Box("<box>").Exchange("<peer>"): true,
 		Box("<box>").Subscribe("<publisher>"): true, Box("<box>").ExpireFiles(): true,
 		Box("<box>").TrafficFlow("<uuid>"):  true,

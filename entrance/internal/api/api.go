@@ -1,5 +1,5 @@
 // Package api is what people and programs see of an entrance over HTTP: its JSON API and its
-// status page. It reads the registry and changes nothing.
+// status page. It reads the registry and the accounts and changes nothing.
 //
 // It must not know sessions, nor Redis.
 package api
@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"time"
 
+	"dandelion/entrance/internal/ledger"
 	"dandelion/entrance/internal/registry"
 	"dandelion/entrance/internal/search"
 	"dandelion/pkg/access"
@@ -43,17 +44,18 @@ type Config struct {
 type API struct {
 	cfg      Config
 	registry *registry.Registry
+	ledger   *ledger.Ledger
 	log      *slog.Logger
 	started  time.Time
 }
 
-// New returns an API over reg.
-func New(cfg Config, reg *registry.Registry, log *slog.Logger) *API {
-	return &API{cfg: cfg, registry: reg, log: log, started: time.Now()}
+// New returns an API over reg and accounts.
+func New(cfg Config, reg *registry.Registry, accounts *ledger.Ledger, log *slog.Logger) *API {
+	return &API{cfg: cfg, registry: reg, ledger: accounts, log: log, started: time.Now()}
 }
 
 // Register adds the API's routes to mux: GET /api/v1/boxes, /api/v1/boxes/{id},
-// /api/v1/entrance and the page /.
+// /api/v1/traffic, /api/v1/entrance and the page /.
 func (a *API) Register(mux *http.ServeMux) {
 	route := func(pattern string, h httperr.Handler) {
 		mux.Handle(pattern, httperr.Wrap(a.log, func(w http.ResponseWriter, r *http.Request) error {
@@ -65,13 +67,14 @@ func (a *API) Register(mux *http.ServeMux) {
 	}
 	route("GET /api/v1/boxes", a.boxes)
 	route("GET /api/v1/boxes/{id}", a.box)
+	route("GET /api/v1/traffic", a.traffic)
 	route("GET /api/v1/entrance", a.entrance)
 	route("GET /{$}", a.page)
 	mux.Handle("/api/", httperr.Wrap(a.log, func(_ http.ResponseWriter, r *http.Request) error {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
 			return httperr.New(http.StatusMethodNotAllowed, "this API is read with GET", nil)
 		}
-		return httperr.NotFound("there is /api/v1/boxes, /api/v1/boxes/{id} and /api/v1/entrance")
+		return httperr.NotFound("there is /api/v1/boxes, /api/v1/boxes/{id}, /api/v1/traffic and /api/v1/entrance")
 	}))
 }
 
@@ -95,6 +98,10 @@ type Box struct {
 	Place        string             `json:"place"`           // for people; "unknown"
 	GeoIP        *wire.GeoIP        `json:"geoip,omitempty"` // absent where it is unknown
 	System       map[string]float64 `json:"system"`
+	// Traffic is what the box claims for the last 24 h, at most about a minute old; nil: nothing.
+	Traffic      *ledger.Claim `json:"traffic,omitempty"`
+	ClaimsExceed bool          `json:"claims_exceed"`           // what it claims, what publishers say
+	ClaimsReason string        `json:"claims_reason,omitempty"` // one sentence, where they do
 }
 
 // Boxes is one page of boxes.
@@ -148,7 +155,7 @@ func (a *API) boxes(w http.ResponseWriter, r *http.Request) error {
 	}
 	now := time.Now()
 	for _, b := range rest {
-		page.Boxes = append(page.Boxes, describe(b, now))
+		page.Boxes = append(page.Boxes, a.describe(b, now))
 	}
 	return writeJSON(w, page)
 }
@@ -170,7 +177,7 @@ func (a *API) box(w http.ResponseWriter, r *http.Request) error {
 	if !known {
 		return httperr.NotFound("no box " + string(box) + " is here, and none left within the last 10 minutes")
 	}
-	return writeJSON(w, describe(b, time.Now()))
+	return writeJSON(w, a.describe(b, time.Now()))
 }
 
 func (a *API) entrance(w http.ResponseWriter, _ *http.Request) error {
@@ -200,7 +207,7 @@ func (a *API) summary(now time.Time) Entrance {
 	return e
 }
 
-func describe(b *registry.Box, now time.Time) Box {
+func (a *API) describe(b *registry.Box, now time.Time) Box {
 	why := search.WhyNot(b, now)
 	d := Box{
 		ID:           string(b.ID),
@@ -232,6 +239,9 @@ func describe(b *registry.Box, now time.Time) Box {
 	}
 	if b.GeoIP != (wire.GeoIP{}) {
 		d.GeoIP = &b.GeoIP
+	}
+	if claim, some := a.ledger.Claim(b.ID); some {
+		d.Traffic, d.ClaimsExceed, d.ClaimsReason = &claim, claim.Exceeds(), claim.Reason()
 	}
 	return d
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"dandelion/entrance/internal/ledger"
 	"dandelion/entrance/internal/registry"
 	"dandelion/pkg/id"
 	"dandelion/pkg/wire"
@@ -33,7 +34,8 @@ func newAPI(t testing.TB, boxes int) (*http.ServeMux, *registry.Registry) {
 		}
 	}
 	mux := http.NewServeMux()
-	New(Config{ID: "entrance-x", Sessions: func() int { return 7 }}, reg, log).Register(mux)
+	accounts := ledger.New(ledger.Config{Keep: 48 * time.Hour}, nil, log, prometheus.NewRegistry())
+	New(Config{ID: "entrance-x", Sessions: func() int { return 7 }}, reg, accounts, log).Register(mux)
 	return mux, reg
 }
 

@@ -19,6 +19,7 @@ var pageText string
 var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	"upload": upload,
 	"age":    age,
+	"bytes":  func(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) },
 }).Parse(pageText))
 
 // upload prints what the box sends, and what its uplink can carry, in Mbit/s.
@@ -49,7 +50,7 @@ func (a *API) page(w http.ResponseWriter, _ *http.Request) error {
 	}{Entrance: a.summary(now), More: max(len(known)-pageBoxes, 0)}
 	data.Uptime = age(data.Entrance.UptimeS)
 	for _, b := range known[:min(len(known), pageBoxes)] {
-		data.Boxes = append(data.Boxes, describe(b, now))
+		data.Boxes = append(data.Boxes, a.describe(b, now))
 	}
 	var page bytes.Buffer
 	if err := pageTemplate.Execute(&page, data); err != nil {

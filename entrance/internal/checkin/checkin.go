@@ -13,8 +13,6 @@ import (
 	"log/slog"
 	"slices"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"dandelion/entrance/internal/door"
 	"dandelion/entrance/internal/registry"
 	"dandelion/pkg/geo"
@@ -26,23 +24,21 @@ import (
 type Endpoint struct {
 	registry *registry.Registry
 	prober   *Prober
+	accounts Accounts
 	places   *geo.DB
 	log      *slog.Logger
 	seed     maphash.Seed
-
-	unaccounted prometheus.Counter
 }
 
-// New returns an endpoint that keeps leases in reg and has boxes dialled by prober. places may
-// be nil.
-func New(reg *registry.Registry, prober *Prober, places *geo.DB, log *slog.Logger, metrics prometheus.Registerer) *Endpoint {
-	e := &Endpoint{registry: reg, prober: prober, places: places, log: log, seed: maphash.MakeSeed()}
-	e.unaccounted = prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "dandelion_entrance_deliveries_unaccounted_total",
-		Help: "Deliveries in reports that no account was kept of.",
-	})
-	metrics.MustRegister(e.unaccounted)
-	return e
+// Accounts takes what accepted boxes say that they delivered (ledger.Ledger).
+type Accounts interface {
+	Deliveries(box id.BoxID, deliveries map[string]wire.Delivery, traffic *wire.Traffic, counted func())
+}
+
+// New returns an endpoint that keeps leases in reg, has boxes dialled by prober and hands their
+// deliveries to accounts. places may be nil.
+func New(reg *registry.Registry, prober *Prober, accounts Accounts, places *geo.DB, log *slog.Logger) *Endpoint {
+	return &Endpoint{registry: reg, prober: prober, accounts: accounts, places: places, log: log, seed: maphash.MakeSeed()}
 }
 
 // visit is what a session of a box remembers. There is one for each connected box: it is kept
@@ -56,7 +52,8 @@ type visit struct {
 }
 
 // Exchange is the door.Command of EXCHANGE: it validates the report, makes or renews the lease,
-// answers, and then sees to the dial-back: a box can answer that only when it has read its nonce.
+// answers, and then sees to the accounts and to the dial-back: a box can answer that only when it has
+// read its nonce.
 func (e *Endpoint) Exchange(s *door.Session, message []byte) error {
 	box := new(registry.Box)
 	if err := box.Decode(message); err != nil {
@@ -65,10 +62,9 @@ func (e *Endpoint) Exchange(s *door.Session, message []byte) error {
 	if box.Type != wire.TypeBox {
 		return &door.Refusal{Text: "Wrong format in your message: EXCHANGE is for TYPE BOX"}
 	}
-	if n := len(box.Deliveries); n > 0 {
-		e.unaccounted.Add(float64(n))
-		box.Deliveries = nil
-	}
+	// They are no facts about the box: the register does not keep them.
+	deliveries, traffic := box.Deliveries, box.Traffic
+	box.Deliveries, box.Traffic = nil, nil
 	v := visitOf(s)
 	if err := e.place(s, v, box); err != nil {
 		return err
@@ -92,8 +88,25 @@ func (e *Endpoint) Exchange(s *door.Session, message []byte) error {
 	if err := s.Reply(e.reply(s, v, box)); err != nil {
 		return err
 	}
+	if len(deliveries) > 0 || traffic != nil {
+		e.account(s, box.ID, deliveries, traffic)
+	}
 	e.prober.Consider(box, v.nonce)
 	return nil
+}
+
+// account hands the deliveries of an accepted report to the accounts, and has the box told when a numbered batch is
+// in them.
+func (e *Endpoint) account(s *door.Session, box id.BoxID, deliveries map[string]wire.Delivery, traffic *wire.Traffic) {
+	if !s.Features.Has(wire.FeatureTraffic) {
+		traffic = nil
+	}
+	var counted func()
+	if traffic != nil {
+		reply := wire.Counted{Peer: s.Own, Command: wire.CommandCounted, Mark: traffic.Mark}
+		counted = func() { _ = s.Reply(reply) } // where it does not come through, the box sends the batch again
+	}
+	e.accounts.Deliveries(box, deliveries, traffic, counted)
 }
 
 // place fills in where the box is, by what it claims and where its session comes from. What was

@@ -69,7 +69,8 @@ type Refusal struct{ Text string }
 
 func (r *Refusal) Error() string { return r.Text }
 
-// Reply sends a message to the peer.
+// Reply sends a message to the peer. Unlike the other methods it may be called by any goroutine, also when the
+// session has ended: then it fails. A peer that takes nothing holds it up for 10 s.
 func (s *Session) Reply(v any) error { return s.conn.Load().WriteText(wire.Encode(v)) }
 
 // Named takes the features that the peer named, and keeps the connection alive: a peer with
