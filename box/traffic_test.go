@@ -321,6 +321,12 @@ func TestTerminateKeepsAccounts(t *testing.T) {
 		return nil
 	})
 	b.get("/" + string(pub) + "/film")
+	eventually(t, func() error { // the viewer has it a moment before the box knows
+		if st := b.traffic.State(); st.Deliveries != 1 {
+			return fmt.Errorf("%+v", st)
+		}
+		return nil
+	})
 	stopped := make(chan struct{})
 	go func() { b.stop(); close(stopped) }()
 	<-e.goodbyes
