@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"math"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -72,8 +73,8 @@ func (noRecords) Acknowledged(wire.Mark, int)             {}
 
 // Delivery is one answer to a viewer's GET.
 type Delivery struct {
-	Time   time.Time  // the end of the answer
-	URL    string     // the escaped path: /<publisher>/<path>; others are not counted
+	Time   time.Time  // the end of the answer; zero: now
+	URL    string     // the escaped path: /<publisher>/<path>; others are not counted, nor is a query looked at
 	Status int        // of HTTP
 	Bytes  int64      // of the body that were sent
 	Viewer netip.Addr // the zero Addr: not known
@@ -172,8 +173,15 @@ func (s *Service) Position() string {
 
 // record is under mu.
 func (s *Service) record(d *Delivery) {
+	at, url := d.Time, d.URL
+	if at.IsZero() {
+		at = time.Now()
+	}
+	if i := strings.IndexByte(url, '?'); i >= 0 {
+		url = url[:i]
+	}
 	e := entry{
-		Time: min(max(d.Time.Unix(), 0), lastSecond), URL: d.URL, Status: min(max(d.Status, 0), 999),
+		Time: min(max(at.Unix(), 0), lastSecond), URL: url, Status: min(max(d.Status, 0), 999),
 		Bytes: max(d.Bytes, 0), Count: 1, Network: networkOf(d.Viewer),
 	}
 	if !s.pending.add(e) {

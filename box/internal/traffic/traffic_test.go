@@ -86,7 +86,7 @@ func TestDelivery(t *testing.T) {
 	for _, d := range []Delivery{
 		{noon, segment, 200, 1000, netip.MustParseAddr("203.0.113.77")},
 		{noon, segment, 206, 10, netip.MustParseAddr("2001:db8:1:2::3")},
-		{noon, "/" + pub + "/x\x01\"é?", 404, 12, netip.MustParseAddr("::ffff:10.1.2.3")},
+		{noon, "/" + pub + "/x\x01\"é?q=/", 404, 12, netip.MustParseAddr("::ffff:10.1.2.3")},
 		{noon, segment, 200, 7, netip.Addr{}},
 	} {
 		s.Record(d)
@@ -106,7 +106,7 @@ func TestDelivery(t *testing.T) {
 	for i, want := range []wire.Delivery{
 		{URL: segment, Status: "200", Size: "1000", Datetime: at, Network: "203.0.113.0/24"},
 		{URL: segment, Status: "206", Size: "10", Datetime: at, Network: "2001:db8:1::/48"},
-		{URL: "/" + pub + "/x%01%22%C3%A9?", Status: "404", Size: "12", Datetime: at, Network: "10.1.2.0/24"},
+		{URL: "/" + pub + "/x%01%22%C3%A9", Status: "404", Size: "12", Datetime: at, Network: "10.1.2.0/24"},
 		{URL: segment, Status: "200", Size: "7", Datetime: at},
 	} {
 		key := fmt.Sprintf("%s:TRAFFIC_FLOW:log-%s%08x%08x", boxID, b.Traffic.Boot, 1, i)
