@@ -20,6 +20,7 @@ import (
 	"dandelion/box/internal/ingest"
 	"dandelion/box/internal/report"
 	"dandelion/box/internal/segstore"
+	"dandelion/box/internal/traffic"
 	"dandelion/pkg/daemon"
 	"dandelion/pkg/geo"
 	"dandelion/pkg/id"
@@ -51,6 +52,7 @@ type Box struct {
 	upload       upload
 	ingest       *ingest.Service
 	edge         *edge.Edge
+	traffic      *traffic.Service
 	report       *report.Service
 }
 
@@ -94,12 +96,11 @@ func New(cfg Config, redis state.Config, log *slog.Logger) (_ *Box, err error) {
 	if b.store, err = segstore.Open(stores, log); err != nil {
 		return nil, err
 	}
-	b.wire(redis)
-	return b, nil
+	return b, b.wire(redis)
 }
 
 // wire makes the parts in the order in which they need each other.
-func (b *Box) wire(redis state.Config) {
+func (b *Box) wire(redis state.Config) error {
 	b.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	b.publicHost, b.publicPort, _ = splitPublic(b.cfg.PublicAddress) // Validate has seen it
 	local := port(b.listener)
@@ -127,11 +128,17 @@ func (b *Box) wire(redis state.Config) {
 	if redis.EmbeddedListen != "" {
 		b.log.Warn("redis.embedded_listen: a box has no embedded state; where other programs should see its records, set redis.url")
 	}
+	trafficConfig := traffic.Config{Box: b.id, Dir: b.journalDir(), Sync: b.cfg.SyncData, Registerer: b.metrics, Log: b.log}
 	if redis.URL != "" || len(redis.Addrs) > 0 {
 		open := func(ctx context.Context) (*state.State, error) { return state.Connect(ctx, redis, b.log) }
 		b.records = newRecords(b.id, open, b.metrics, b.log)
-		ingestConfig.Records, reportConfig.Records = b.records, b.records
+		ingestConfig.Records, reportConfig.Records, trafficConfig.Records = b.records, b.records, b.records
 	}
+	var err error
+	if b.traffic, err = traffic.Open(trafficConfig); err != nil {
+		return fmt.Errorf("the accounts of deliveries cannot be read: %w: make it readable and writable, or remove it", err)
+	}
+	reportConfig.Traffic = b.traffic
 	var viewers int
 	ingestConfig.Limits.Connections, viewers = shares(openFiles(b.log))
 	b.openLine()
@@ -142,6 +149,7 @@ func (b *Box) wire(redis state.Config) {
 	b.edge = edge.New(edge.Config{
 		Store: b.store, Registerer: b.metrics, Log: b.log, MaxConns: viewers,
 		Box: b.id, Uplink: b.limiter, Line: b.line, FrontURL: b.ingest.FrontURL,
+		OnDelivery: b.delivered, Trusted: b.cfg.trusted(),
 	})
 	b.report = report.New(reportConfig)
 	if b.records != nil {
@@ -149,6 +157,7 @@ func (b *Box) wire(redis state.Config) {
 	}
 	newStorageMetrics(b.metrics, b.store)
 	newUploadMetrics(b.metrics, b)
+	return nil
 }
 
 func port(ln net.Listener) int { return ln.Addr().(*net.TCPAddr).Port }
@@ -229,6 +238,7 @@ func (b *Box) Run(ctx context.Context) error {
 	if b.places != nil {
 		group.Add("places", b.places.Run, nil)
 	}
+	group.Add("traffic", b.traffic.Run, nil) // stops after the viewers
 	if b.edgeListener != nil {
 		group.AddHTTP("viewers", b.edge.Server(b.viewersHandler()), b.edgeListener)
 	}
@@ -247,6 +257,9 @@ func (b *Box) Close() error {
 				errs = append(errs, err)
 			}
 		}
+	}
+	if b.traffic != nil {
+		b.traffic.Close()
 	}
 	if b.store != nil {
 		b.store.Close()

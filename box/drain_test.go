@@ -63,10 +63,12 @@ type entrance struct {
 	reports  chan wire.Exchange
 	goodbyes chan wire.Goodbye
 	probed   chan string
+	counts   func(wire.Exchange) bool // whether a batch is acknowledged; false: the connection is cut instead
 }
 
 func newEntrance(t *testing.T) *entrance {
 	e := &entrance{t: t, reports: make(chan wire.Exchange, 100), goodbyes: make(chan wire.Goodbye, 10), probed: make(chan string, 10)}
+	e.counts = func(wire.Exchange) bool { return true }
 	srv := httptest.NewServer(http.HandlerFunc(e.serve))
 	t.Cleanup(srv.Close)
 	e.url = srv.URL
@@ -102,6 +104,14 @@ func (e *entrance) serve(w http.ResponseWriter, r *http.Request) {
 			Command: wire.CommandExchange, Message: wire.MessageAccepted, EntranceURLs: []string{}, Features: wire.Ours(),
 			Address: "127.0.0.1", Nonce: nonce, Reachable: wire.ReachableYes,
 		}))
+		if x.Traffic != nil {
+			if !e.counts(x) {
+				return
+			}
+			_ = ws.WriteMessage(websocket.TextMessage, wire.Encode(wire.Counted{
+				Peer: wire.Peer{ID: string(id.EntranceIDOf([]byte("e"))), Type: wire.TypeEntrance}, Command: wire.CommandCounted, Mark: x.Traffic.Mark,
+			}))
+		}
 		if first {
 			first = false
 			go e.probe(x)

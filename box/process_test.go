@@ -42,6 +42,7 @@ type process struct {
 	t     *testing.T
 	dir   string // its live and data directories, which survive it
 	shell string // what runs before it, such as "ulimit -n 256"
+	args  []string
 
 	cmd   *exec.Cmd
 	id    id.BoxID
@@ -70,9 +71,12 @@ func (p *process) start() {
 		p.t.Fatal(err)
 	}
 	p.log.Reset()
-	p.cmd = exec.Command("sh", "-c", p.shell+` && exec "$0" "$@"`, binary, "--listen", "127.0.0.1:0",
+	args := append([]string{
+		"-c", p.shell + ` && exec "$0" "$@"`, binary, "--listen", "127.0.0.1:0",
 		"--data-dir", filepath.Join(p.dir, "data"), "--live-dir", filepath.Join(p.dir, "live"), "--live-limit", "1GB", "--storage-limit", "1GB",
-		"--upload-capacity", "1Gbit/s", "--upload-limit", "1Gbit/s")
+		"--upload-capacity", "1Gbit/s", "--upload-limit", "1Gbit/s",
+	}, p.args...)
+	p.cmd = exec.Command("sh", args...)
 	p.cmd.Dir = p.dir
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"dandelion/pkg/id"
 	"dandelion/pkg/keys"
 	"dandelion/pkg/state"
+	"dandelion/pkg/wire"
 )
 
 const (
@@ -45,6 +46,10 @@ type records struct {
 	mu      sync.Mutex
 	report  map[string]string // nil: nothing new
 	answers map[id.EntranceID]map[string]string
+	flows   []flowChange      // of TRAFFIC_FLOW, in order
+	queued  int               // deliveries in flows
+	flowing map[wire.Mark]int // how many deliveries of each batch have a hash, or are about to
+	hashes  int               // the sum of flowing
 }
 
 // fileChange is one of EXPIRE_FILES; expires is zero for a file that is gone.
@@ -60,9 +65,10 @@ func newRecords(box id.BoxID, open func(context.Context) (*state.State, error), 
 		wake:  make(chan struct{}, 1),
 		dropped: promauto.With(reg).NewCounter(prometheus.CounterOpts{
 			Name: "dandelion_box_records_dropped_total",
-			Help: "Changes of EXPIRE_FILES that Redis did not take in time.",
+			Help: "Changes of EXPIRE_FILES, and deliveries of TRAFFIC_FLOW, that Redis did not take in time or that were too many.",
 		}),
 		answers: make(map[id.EntranceID]map[string]string),
+		flowing: make(map[wire.Mark]int),
 	}
 }
 
@@ -127,7 +133,7 @@ func (r *records) Run(ctx context.Context) error {
 		case <-tick.C:
 		}
 		now := time.Now()
-		errs := []error{r.writeFiles(ctx, st), r.writeExchanges(ctx, st)}
+		errs := []error{r.writeFiles(ctx, st), r.writeExchanges(ctx, st), r.writeFlows(ctx, st)}
 		if woken || now.Sub(subscribed) > subscribeEvery {
 			subscribed = now
 			errs = append(errs, r.writeSessions(ctx, st))

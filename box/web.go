@@ -14,6 +14,7 @@ import (
 	"dandelion/box/internal/ingest"
 	"dandelion/box/internal/report"
 	"dandelion/box/internal/segstore"
+	"dandelion/box/internal/traffic"
 	"dandelion/pkg/access"
 	"dandelion/pkg/config"
 	"dandelion/pkg/debugweb"
@@ -102,6 +103,7 @@ type apiBox struct {
 	Entrances []report.Status  `json:"entrances"`
 	Storage   map[string]usage `json:"storage"` // "live" and "data"
 	Upload    uploadState      `json:"upload"`
+	Traffic   traffic.State    `json:"traffic"`
 	Totals    Totals           `json:"totals"`
 	Sessions  []ingest.Info    `json:"sessions"`
 }
@@ -136,6 +138,7 @@ func (b *Box) api(w http.ResponseWriter, r *http.Request) error {
 		Entrances: b.report.Entrances(),
 		Storage:   map[string]usage{"live": usageOf(used.Live), "data": usageOf(used.Data)},
 		Upload:    b.uploadState(),
+		Traffic:   b.traffic.State(),
 		Totals:    b.Totals(), Sessions: b.ingest.Sessions(),
 	}
 	answer.Reachable = reachability(answer.Entrances)

@@ -23,6 +23,7 @@ import (
 
 	"dandelion/box/internal/capacity"
 	"dandelion/box/internal/segstore"
+	"dandelion/pkg/access"
 	"dandelion/pkg/conns"
 	"dandelion/pkg/id"
 	"dandelion/pkg/uplink"
@@ -41,6 +42,8 @@ type Config struct {
 	OnDelivery func(Delivery)        // called after each request, on its goroutine; must not block; nil: nobody asks
 	Registerer prometheus.Registerer // nil: no metrics
 	Log        *slog.Logger
+
+	Trusted []netip.Prefix // web servers in front, whose word about the viewer's address counts
 
 	Box      id.BoxID                        // said to fronts
 	Uplink   *uplink.Limiter                 // what answers may send; nil: no limit
@@ -63,9 +66,9 @@ type Delivery struct {
 	Publisher id.PublisherID // empty where the path names none
 	Path      id.Path        // likewise
 	Status    int
-	Bytes     int64          // of the body: accepted by the viewer's side if Aborted, else given to the kernel
-	Aborted   bool           // the viewer left, or was too slow, before the end
-	Remote    netip.AddrPort // the other end of the connection
+	Bytes     int64      // of the body: accepted by the viewer's side if Aborted, else given to the kernel
+	Aborted   bool       // the viewer left, or was too slow, before the end
+	Viewer    netip.Addr // the zero Addr: not known
 }
 
 // Edge answers viewers. Its methods may be called concurrently.
@@ -113,11 +116,11 @@ func (e *Edge) handle(rw http.ResponseWriter, r *http.Request) {
 	d.Time = time.Now()
 	d.Took = d.Time.Sub(start)
 	d.Status, d.Bytes, d.Aborted = w.status, w.sent, w.err != nil
-	d.Remote, _ = netip.ParseAddrPort(r.RemoteAddr)
 	e.requests.Add(1)
 	e.bytes.Add(uint64(d.Bytes))
 	e.metrics.count(d)
 	if e.cfg.OnDelivery != nil {
+		d.Viewer = access.ClientAddr(r, e.cfg.Trusted)
 		e.cfg.OnDelivery(d)
 	}
 }

@@ -164,7 +164,7 @@ func TestAnswers(t *testing.T) {
 		if resp.StatusCode != tt.status || !bytes.Equal(body, tt.body) {
 			t.Errorf("%s: status %d, %d bytes, want %d and %d", tt.name, resp.StatusCode, len(body), tt.status, len(tt.body))
 		}
-		if d.Status != tt.status || d.Bytes != int64(len(tt.body)) || d.Aborted || d.Method != tt.method || d.URL != "/"+string(pub)+tt.path || !d.Remote.Addr().IsLoopback() {
+		if d.Status != tt.status || d.Bytes != int64(len(tt.body)) || d.Aborted || d.Method != tt.method || d.URL != "/"+string(pub)+tt.path || !d.Viewer.IsLoopback() {
 			t.Errorf("%s: delivery %+v", tt.name, d)
 		}
 		for k, v := range map[string]string{"Access-Control-Allow-Origin": "*", "Timing-Allow-Origin": "*", "Access-Control-Expose-Headers": "Content-Length, Content-Range, ETag"} {

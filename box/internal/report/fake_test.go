@@ -39,6 +39,8 @@ type entrance struct {
 	answer   func(*wire.ExchangeReply)
 	verbatim []byte // instead of a reply
 
+	counts func(wire.Exchange) bool // whether a batch is acknowledged; nil: none is
+
 	afterReply func() // called after each reply; may block
 	open       map[*websocket.Conn]string
 	most       int // sessions at once
@@ -155,7 +157,10 @@ func (e *entrance) take(ws *websocket.Conn, raw []byte) error {
 	if e.answer != nil {
 		e.answer(&reply)
 	}
-	return ws.WriteMessage(websocket.TextMessage, wire.Encode(reply))
+	if err := ws.WriteMessage(websocket.TextMessage, wire.Encode(reply)); err != nil || x.Traffic == nil || e.counts == nil || !e.counts(x) {
+		return err
+	}
+	return ws.WriteMessage(websocket.TextMessage, wire.Encode(wire.Counted{Peer: reply.Peer, Command: wire.CommandCounted, Mark: x.Traffic.Mark}))
 }
 
 func (e *entrance) sessions() int {

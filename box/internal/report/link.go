@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"dandelion/box/internal/traffic"
 	"dandelion/pkg/id"
 	"dandelion/pkg/netaddr"
 	"dandelion/pkg/wire"
@@ -21,7 +22,7 @@ const (
 )
 
 // link is one entrance by its URL, and the session with it. Fields below url are under
-// Service.mu, except kick.
+// Service.mu, except kick. No method of feed is called under it.
 type link struct {
 	s   *Service
 	url string
@@ -31,12 +32,18 @@ type link struct {
 	insecure bool
 	kick     chan struct{} // report now
 
+	feed  *traffic.Feed // what waits for the entrance; nil: nothing, as while another URL leads there
+	cargo cargo         // of the session
+
+	burdened bool // the last report that was answered carried deliveries, not numbered
+
 	conn       *wsconn.Conn // while dialled
 	connected  bool         // the session's first reply has come
 	since      time.Time    // of connected
 	lost       time.Time    // when it was connected last; zero: never
 	entrance   id.EntranceID
 	old        bool   // names no features: dials for each exchange
+	numbers    bool   // counts numbered deliveries
 	parked     bool   // another URL leads to the same entrance
 	leaving    bool   // we said goodbye, or close a session in favour of another
 	nonce      string // of the session
@@ -59,8 +66,10 @@ func (l *link) run(ctx context.Context) {
 	began := time.Now()
 	for ctx.Err() == nil && !l.s.isDraining() {
 		err := l.session(ctx)
+		l.arrivedOrNot()
 		lasted, forget := l.ended(err, began)
 		if forget {
+			l.closeFeed()
 			return
 		}
 		var noDial *dialError
@@ -69,6 +78,7 @@ func (l *link) run(ctx context.Context) {
 		case errors.Is(err, errOld):
 			wait = l.s.cfg.Interval
 		case errors.Is(err, errParked):
+			l.closeFeed() // the other one has it
 			if !l.awaitTurn(ctx, retry) {
 				return
 			}

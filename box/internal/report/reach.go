@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"dandelion/box/internal/traffic"
 	"dandelion/pkg/id"
 	"dandelion/pkg/netaddr"
 	"dandelion/pkg/wire"
@@ -81,13 +82,26 @@ type Status struct {
 	LastReply  time.Time     `json:"last_reply,omitzero"` // zero: none yet
 	Reachable  string        `json:"reachable"`           // "yes", "no" or "" for not known
 	Sentence   string        `json:"sentence"`            // the same for people, or why there is no session
+	Waiting    int           `json:"waiting_batches"`     // of deliveries that it has not acknowledged
 }
 
 // Entrances lists what is known of each entrance, ordered by URL.
 func (s *Service) Entrances() []Status {
+	list, feeds := s.statuses()
+	for i, feed := range feeds {
+		if feed != nil {
+			list[i].Waiting = feed.Waiting()
+		}
+	}
+	slices.SortFunc(list, func(a, b Status) int { return cmp.Compare(a.URL, b.URL) })
+	return list
+}
+
+// statuses is Entrances but for what waits, and beside each entrance its feed.
+func (s *Service) statuses() (list []Status, feeds []*traffic.Feed) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	list := make([]Status, 0, len(s.links))
+	list = make([]Status, 0, len(s.links)) // in JSON a list, also where it is empty
 	for _, l := range s.links {
 		st := Status{
 			URL: l.url, Entrance: l.entrance, Configured: !l.learned, Connected: l.connected,
@@ -103,8 +117,7 @@ func (s *Service) Entrances() []Status {
 		default:
 			st.Reachable, st.Sentence = "", "connecting"
 		}
-		list = append(list, st)
+		list, feeds = append(list, st), append(feeds, l.feed)
 	}
-	slices.SortFunc(list, func(a, b Status) int { return cmp.Compare(a.URL, b.URL) })
-	return list
+	return list, feeds
 }

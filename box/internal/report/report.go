@@ -1,8 +1,9 @@
 // Package report tells entrances of this box: what it is, how it is doing and where it can be
 // reached, over one kept connection for each entrance (wire.md, EXCHANGE). It owns these
 // connections, the system information that they carry, the nonces by which entrances dial back,
-// and what is known of the box's reachability. It must not know what entrances do with reports,
-// nor how publishers' files come in or go out.
+// and what is known of the box's reachability. It carries the batches of package traffic and brings
+// back their acknowledgements. It must not know what entrances do with reports, nor how publishers' files
+// come in or go out.
 package report
 
 import (
@@ -21,12 +22,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"dandelion/box/internal/segstore"
+	"dandelion/box/internal/traffic"
 	"dandelion/pkg/id"
 	"dandelion/pkg/netaddr"
 	"dandelion/pkg/wire"
 )
 
-// Config is what a Service needs. Locate, Records and Registerer may be nil.
+// Config is what a Service needs. Locate, Traffic, Records and Registerer may be nil.
 type Config struct {
 	Box       id.BoxID
 	Host      string // host that others dial; empty: the address that they see
@@ -46,6 +48,7 @@ type Config struct {
 	Capacity func() int64
 	Sent     func() int64
 
+	Traffic    *traffic.Service // whose batches reports carry; nil: none
 	Records    Records
 	Registerer prometheus.Registerer
 	Log        *slog.Logger
@@ -105,7 +108,9 @@ func New(cfg Config) *Service {
 	}
 	for _, raw := range cfg.Entrances {
 		if u, err := wire.ParseEntranceURL(raw); err == nil && s.links[u] == nil {
-			s.links[u] = &link{s: s, url: u, least: netaddr.Loopback, insecure: insecure[u], kick: make(chan struct{}, 1)}
+			l := &link{s: s, url: u, least: netaddr.Loopback, insecure: insecure[u], kick: make(chan struct{}, 1)}
+			l.openFeed() // from now on deliveries wait for it
+			s.links[u] = l
 		}
 	}
 	return s
@@ -129,13 +134,20 @@ func (s *Service) Run(ctx context.Context) error {
 	return nil
 }
 
-// Drain says goodbye to all entrances, with the reason and the time until ctx's deadline (10 s
-// without one), and closes the sessions. It returns when they have ended or ctx has.
+// Drain sends entrances what they have not acknowledged of the deliveries until now, for a second and half
+// the time until ctx's deadline at most. Then it says goodbye to all, with the reason and the time
+// until the deadline (10 s without one), and closes the sessions. It returns when they have ended
+// or ctx has.
 func (s *Service) Drain(ctx context.Context, reason string) {
-	seconds := 10.0
+	left := 10 * time.Second
 	if deadline, ok := ctx.Deadline(); ok {
-		seconds = max(0, time.Until(deadline).Seconds())
+		left = max(0, time.Until(deadline))
 	}
+	if s.cfg.Traffic != nil {
+		_ = s.cfg.Traffic.Flush() // it logs what is wrong
+	}
+	settling, cancel := context.WithTimeout(ctx, min(maxSettling, left/2))
+	defer cancel()
 	s.mu.Lock()
 	s.draining = true
 	var open []*link
@@ -148,10 +160,17 @@ func (s *Service) Drain(ctx context.Context, reason string) {
 	s.mu.Unlock()
 	var leaving sync.WaitGroup
 	for _, l := range open {
-		leaving.Go(func() { l.leave(ctx, reason, seconds) })
+		leaving.Go(func() {
+			l.settle(settling)
+			l.leave(ctx, reason, left.Seconds())
+		})
 	}
 	leaving.Wait()
 }
+
+// maxSettling is how long a goodbye may wait for acknowledgements: until it is said, viewers are sent
+// here.
+const maxSettling = time.Second
 
 // notify wakes everybody who waits for a change. s.mu is held.
 func (s *Service) notify() {

@@ -50,32 +50,37 @@ func (l *link) opened(conn *wsconn.Conn) bool {
 		return false
 	}
 	l.conn, l.unanswered, l.leaving, l.parked = conn, 0, false, false
+	l.cargo = cargo{}
 	return true
 }
 
 func (l *link) reportLoop(ctx context.Context, conn *wsconn.Conn) error {
 	ticker := time.NewTicker(l.s.cfg.Interval)
 	defer ticker.Stop()
-	for {
+	for due := 1; ; { // a report out of turn says nothing of how long the entrance has been silent
 		l.s.mu.Lock()
 		leaving, unanswered := l.leaving, l.unanswered
-		l.unanswered++
+		l.unanswered += due
 		l.s.mu.Unlock()
 		if leaving {
 			return nil
 		}
-		if unanswered >= maxUnanswered {
+		if due == 1 && unanswered >= maxUnanswered {
 			conn.Abort()
 			return fmt.Errorf("%d reports in a row got no reply", unanswered)
 		}
-		if err := conn.WriteText(wire.Encode(l.s.exchange(l))); err != nil {
+		x := l.s.exchange(l)
+		l.load(x)
+		if err := conn.WriteText(wire.Encode(x)); err != nil {
 			conn.Abort()
 			return fmt.Errorf("reporting: %w", err)
 		}
 		l.s.metrics.reports.Inc()
 		select {
 		case <-ticker.C:
+			due = 1
 		case <-l.kick:
+			due = 0
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -103,11 +108,19 @@ func (l *link) readLoop(conn *wsconn.Conn) error {
 			if err != nil {
 				return fmt.Errorf("the entrance's reply: %w", err)
 			}
-			if err := l.replied(conn, reply); err != nil {
+			err = l.replied(conn, reply)
+			l.accepted(err)
+			if err != nil {
 				conn.Close("")
 				l.readOut(conn)
 				return err
 			}
+		case message.Command == wire.CommandCounted:
+			counted, err := wire.Decode[wire.Counted](raw)
+			if err != nil {
+				return fmt.Errorf("the entrance's %s: %w", wire.CommandCounted, err)
+			}
+			l.counted(counted.Mark)
 		}
 	}
 }
@@ -164,7 +177,7 @@ func (l *link) replied(conn *wsconn.Conn, reply wire.ExchangeReply) error {
 	first := !l.connected
 	l.connected, l.entrance, l.unanswered, l.lastError = true, entrance, 0, ""
 	l.lastReply = time.Now()
-	l.old = len(reply.Features) == 0
+	l.old, l.numbers = len(reply.Features) == 0, reply.Features.Has(wire.FeatureTraffic)
 	if first {
 		l.since = time.Now()
 		s.metrics.connected.Inc()

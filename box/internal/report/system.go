@@ -40,8 +40,8 @@ type collector struct {
 	cpu     cpu.TimesStat
 	hasCPU  bool
 	nic     nic
-	nicOf   netip.Addr // whose address made the choice of nic
-	traffic traffic    // at the last sample; without a NIC: none
+	nicOf   netip.Addr  // whose address made the choice of nic
+	traffic netCounters // at the last sample; without a NIC: none
 	other   other
 	said    map[string]bool // what could not be read, said once
 }
@@ -124,8 +124,8 @@ func (c *collector) readLoadAndMemory(sys *wire.System) {
 	}
 }
 
-// traffic is what the counters say at one moment.
-type traffic struct {
+// netCounters is what the counters say at one moment.
+type netCounters struct {
 	nic      nic
 	up, down uint64 // bytes through it
 	sent     int64  // bytes that the box sent
@@ -139,7 +139,7 @@ func (c *collector) choose(local netip.Addr) {
 }
 
 // readTraffic reads the counters of the NIC; without one they are of none. c.mu is held.
-func (c *collector) readTraffic(local netip.Addr) (t traffic) {
+func (c *collector) readTraffic(local netip.Addr) (t netCounters) {
 	c.choose(local)
 	if c.nic.name == "" {
 		return t
@@ -163,7 +163,7 @@ func (c *collector) readTraffic(local netip.Addr) (t traffic) {
 
 // follows reports whether the counters went on from was. One that fell was reset, or is one of 32 bits that
 // began anew.
-func (t traffic) follows(was traffic) bool {
+func (t netCounters) follows(was netCounters) bool {
 	return t.nic.name != "" && t.nic == was.nic && t.up >= was.up && t.down >= was.down
 }
 
@@ -200,7 +200,7 @@ const (
 // other is the upload of the rest of the household.
 type other struct {
 	at      time.Time
-	traffic traffic
+	traffic netCounters
 	rate    float64 // bytes/s; below 0 while what the box counted has not left yet
 }
 
