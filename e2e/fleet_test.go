@@ -27,6 +27,7 @@ type daemon struct {
 	addr    string // host:port in its own network, the same after each start
 	public  string // host:port at which others reach it
 	id      string
+	env     []string // more of its environment
 }
 
 // newDaemon writes the configuration and starts it. config is YAML in which listen is not set.
@@ -37,7 +38,13 @@ func newDaemon(t *testing.T, program, name, dir, config string) *daemon {
 
 func newDaemonAt(t *testing.T, at *place, program, name, dir, config string) *daemon {
 	t.Helper()
-	d := &daemon{t: t, program: program, name: name, dir: dir, at: at, listen: at.anyPort()}
+	return newDaemonIn(t, nil, at, program, name, dir, config)
+}
+
+// newDaemonIn is newDaemonAt with more environment.
+func newDaemonIn(t *testing.T, env []string, at *place, program, name, dir, config string) *daemon {
+	t.Helper()
+	d := &daemon{t: t, env: env, program: program, name: name, dir: dir, at: at, listen: at.anyPort()}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -51,6 +58,7 @@ func (d *daemon) start() {
 	d.t.Helper()
 	cmd := exec.Command(program(d.program), "--config", filepath.Join(d.dir, "config.yaml"), "--listen", d.listen)
 	cmd.Dir = d.dir
+	cmd.Env = append(os.Environ(), d.env...)
 	if d.process != nil {
 		d.replaced.Store(true)
 	}
@@ -87,15 +95,20 @@ type fleet struct {
 	boxes     []*daemon
 	publisher *daemon
 	client    *http.Client // asks the publisher
+	env       []string     // of all daemons
+	peers     string       // YAML by which boxes and the publisher know the entrance
 }
 
 // plan says which fleet. Its zero value has three boxes and two copies of each segment.
 type plan struct {
 	boxes    int // -1: none yet
 	replicas int
-	redis    string // URL for the publisher; "": embedded
-	embedded string // address where the publisher's embedded state is reached
-	extra    string // more YAML of the publisher, indented by two spaces
+	redis    string                                // URL for the publisher; "": embedded
+	embedded string                                // address where the publisher's embedded state is reached
+	extra    string                                // more YAML of the publisher, indented by two spaces
+	tls      string                                // file with the certificate that all trust; "": the machine's
+	entrance string                                // more YAML of the entrance
+	front    func(entrance *daemon) (peers string) // the YAML by which boxes and the publisher know it; nil: itself
 }
 
 // newFleet starts a fleet and returns it when the publisher has sessions with all boxes.
@@ -108,22 +121,29 @@ func newFleet(t *testing.T, p plan) *fleet {
 		p.replicas = 2
 	}
 	f := &fleet{t: t, dir: t.TempDir(), client: client}
+	if p.tls != "" {
+		f.env = []string{"SSL_CERT_FILE=" + p.tls}
+	}
 	f.source = filepath.Join(f.dir, "source")
 	if err := os.Mkdir(f.source, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	dir := filepath.Join(f.dir, "entrance")
-	f.entrance = newDaemon(t, "run_entrance", "entrance", dir, fmt.Sprintf("entrance:\n  data_dir: %q\n", filepath.Join(dir, "data")))
+	f.entrance = newDaemonIn(t, f.env, nil, "run_entrance", "entrance", dir, fmt.Sprintf("entrance:\n  data_dir: %q\n", filepath.Join(dir, "data"))+p.entrance)
+	f.peers = fmt.Sprintf("  entrances: [%q]\n", f.entrance.url())
+	if p.front != nil {
+		f.peers = p.front(f.entrance)
+	}
 	for range p.boxes {
 		f.addBox()
 	}
 	dir = filepath.Join(f.dir, "publisher")
-	config := fmt.Sprintf("publisher:\n  data_dir: %q\n  entrances: [%q]\n  replicas: %d\n", filepath.Join(dir, "data"), f.entrance.url(), p.replicas) +
-		p.extra + fmt.Sprintf("  streams:\n    - name: %s\n      source: %q\n", stream, "dir:"+f.source)
+	config := fmt.Sprintf("publisher:\n  data_dir: %q\n  replicas: %d\n", filepath.Join(dir, "data"), p.replicas) +
+		f.peers + p.extra + fmt.Sprintf("  streams:\n    - name: %s\n      source: %q\n", stream, "dir:"+f.source)
 	if p.redis != "" || p.embedded != "" {
 		config = fmt.Sprintf("redis:\n  url: %q\n  embedded_listen: %q\n", p.redis, p.embedded) + config
 	}
-	f.publisher = newDaemon(t, "run_publisher", "publisher", dir, config)
+	f.publisher = newDaemonIn(t, f.env, nil, "run_publisher", "publisher", dir, config)
 	f.awaitBoxes(max(p.boxes, 0))
 	return f
 }
@@ -136,8 +156,8 @@ func (f *fleet) addBoxAt(public string) *daemon {
 	f.t.Helper()
 	name := fmt.Sprintf("box%d", len(f.boxes)+1)
 	dir := filepath.Join(f.dir, name)
-	b := newDaemon(f.t, "run_box", name, dir, fmt.Sprintf("box:\n  public_address: %q\n  data_dir: %q\n  live_dir: %q\n  upload_capacity: 1Gbit/s\n  upload_limit: 1Gbit/s\n  entrances: [%q]\n",
-		public, filepath.Join(dir, "data"), filepath.Join(dir, "live"), f.entrance.url()))
+	b := newDaemonIn(f.t, f.env, nil, "run_box", name, dir, fmt.Sprintf("box:\n  public_address: %q\n  data_dir: %q\n  live_dir: %q\n  upload_capacity: 1Gbit/s\n  upload_limit: 1Gbit/s\n",
+		public, filepath.Join(dir, "data"), filepath.Join(dir, "live"))+f.peers)
 	if b.public = public; public == "127.0.0.1" {
 		b.public = b.addr
 	}
