@@ -235,6 +235,38 @@ func TestNginx(t *testing.T) {
 	}
 }
 
+// TestNginxAborted: of an answer that its viewer broke off, what was sent is accounted.
+func TestNginxAborted(t *testing.T) {
+	t.Parallel()
+	cfg := nginxConfig(t)
+	b := start(t, cfg, state.Config{})
+	cfg.Listen = b.Addr().String()
+	testnginx.Start(t, cfg.EdgeListen, printed(t, cfg))
+	const size, taken = 20_000_000, 200_000
+	b.store("/film.mp4", time.Hour, make([]byte, size))
+	transport := &http.Transport{}
+	resp, err := (&http.Client{Transport: transport}).Get("http://" + cfg.EdgeListen + "/" + string(pub) + "/film.mp4")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.CopyN(io.Discard, resp.Body, taken); err != nil {
+		t.Error(err)
+	}
+	resp.Body.Close()
+	transport.CloseIdleConnections()
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	for b.Totals().ServedRequests == 0 {
+		<-ticker.C
+	}
+	if got := b.Totals().ServedBytes; got < taken || got > taken+3*usualRate {
+		t.Errorf("%d bytes accounted, the viewer took %d of %d", got, taken, size)
+	}
+	if _, metrics := b.get("/metrics"); !strings.Contains(metrics, "\ndandelion_edge_aborted_total 1\n") {
+		t.Error("not counted as aborted")
+	}
+}
+
 func awaitTotals(t testing.TB, b *running, requests, sent uint64) {
 	t.Helper()
 	ticker := time.NewTicker(50 * time.Millisecond)

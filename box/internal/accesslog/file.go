@@ -5,11 +5,13 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -18,9 +20,9 @@ import (
 // Position is how far a log was taken. It finds its file again after the file was renamed, and, by
 // Head, after it was copied and truncated. The zero Position is the beginning of the log.
 type Position struct {
-	Inode  uint64 `json:"inode"`
-	Offset int64  `json:"offset"` // bytes, behind the last line that was taken
-	Head   string `json:"head"`   // hex digits of a digest of the first 1024 bytes, of Offset where it is less
+	Inode  uint64
+	Offset int64  // bytes, behind the last line that was taken
+	Head   string // hex digits of a digest of the first 1024 bytes, of Offset where it is less
 }
 
 const headSize = 1024
@@ -198,4 +200,27 @@ func holds(name string, at Position) bool {
 	}
 	head, err := readHead(f, min(at.Offset, headSize))
 	return err == nil && digest(head) == at.Head
+}
+
+// String returns the position as text, for a journal; ParsePosition reads it.
+func (p Position) String() string {
+	if p == (Position{}) {
+		return ""
+	}
+	return fmt.Sprintf("%d %d %s", p.Inode, p.Offset, p.Head)
+}
+
+// ParsePosition reads what String wrote. What it did not write is the zero Position.
+func ParsePosition(text string) (p Position) {
+	fields := strings.Split(text, " ")
+	if len(fields) != 3 {
+		return Position{}
+	}
+	var errs [2]error
+	p.Inode, errs[0] = strconv.ParseUint(fields[0], 10, 64)
+	p.Offset, errs[1] = strconv.ParseInt(fields[1], 10, 64)
+	if p.Head = fields[2]; errors.Join(errs[:]...) != nil || p.Offset < 0 {
+		return Position{}
+	}
+	return p
 }

@@ -37,6 +37,7 @@ func newRig(t *testing.T) *rig {
 }
 
 func (r *rig) start() {
+	t := r.t
 	r.metrics = prometheus.NewRegistry()
 	f := New(Config{Path: r.path, From: r.at, Registerer: r.metrics, Log: slog.New(slog.NewTextHandler(&r.log, nil)), Take: func(list []Delivery, behind Position) error {
 		r.mu.Lock()
@@ -47,7 +48,10 @@ func (r *rig) start() {
 		for _, d := range list {
 			r.got = append(r.got, d.URL)
 		}
-		r.at = behind
+		r.at = ParsePosition(behind.String())
+		if r.at != behind {
+			t.Errorf("%+v is %+v after it was written", behind, r.at)
+		}
 		return nil
 	}})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -439,4 +443,13 @@ func TestLatency(t *testing.T) {
 			r.all()
 		}
 	})
+}
+
+func TestParsePosition(t *testing.T) {
+	t.Parallel()
+	for _, bad := range []string{"", "x", "1 2", "1 -2 ab", "-1 2 ab", "1 2 ab c"} {
+		if p := ParsePosition(bad); p != (Position{}) {
+			t.Errorf("%q: %+v", bad, p)
+		}
+	}
 }
