@@ -40,18 +40,18 @@ func (c *Config) validateNginx(p *config.Problems) {
 	_, known := c.UploadCapacity.Get()
 	switch {
 	case c.EdgeListen == "":
-		p.Add("edge_listen", "is empty, and edge is nginx", "the address that nginx listens on, such as :443 or :8080")
+		p.Add("edge_listen", "is empty", "the address that nginx listens on, such as :443 or :8080, because edge is nginx")
 	case strings.HasSuffix(c.EdgeListen, ":0"):
-		p.Add("edge_listen", "is "+strconv.Quote(c.EdgeListen)+", and edge is nginx", "the port that nginx listens on, such as :443 or :8080")
+		p.Add("edge_listen", "is "+strconv.Quote(c.EdgeListen), "the port that nginx listens on, such as :443 or :8080, because edge is nginx")
 	}
 	if c.LiveDir == "" {
-		p.Add("live_dir", "is empty, and edge is nginx", "the directory that nginx finds live segments in, such as /dev/shm/dandelion-box")
+		p.Add("live_dir", "is empty", "the directory where nginx finds live segments, such as /dev/shm/dandelion-box, because edge is nginx")
 	}
 	if c.AccessLog == "" {
-		p.Add("access_log", "is empty, and edge is nginx", "the file that nginx writes its log to, such as "+DefaultConfig().AccessLog)
+		p.Add("access_log", "is empty", "the file that nginx writes its log to, such as "+DefaultConfig().AccessLog+", because edge is nginx")
 	}
 	if !limited && !known {
-		p.Add("upload_limit", "is auto, and edge is nginx, which shows the box nothing that it could learn from", "upload_limit, or upload_capacity, as a rate such as 10Mbit/s")
+		p.Add("upload_limit", "is auto", "upload_limit, or upload_capacity, as a rate such as 10Mbit/s, because behind nginx the box cannot learn what the line carries")
 	}
 	for field, dir := range map[string]string{"live_dir": c.LiveDir, "data_dir": c.DataDir, "access_log": c.AccessLog} {
 		if strings.ContainsAny(dir, "\"\\${};\n") {
