@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"dandelion/box/internal/accesslog"
 	"dandelion/box/internal/capacity"
 	"dandelion/box/internal/edge"
 	"dandelion/box/internal/ingest"
@@ -34,12 +35,11 @@ import (
 
 // Box is one box. Its methods may be called concurrently.
 type Box struct {
-	cfg        Config
-	log        *slog.Logger
-	id         id.BoxID
-	publicHost string
-	publicPort int
-	metrics    *prometheus.Registry
+	cfg     Config
+	log     *slog.Logger
+	id      id.BoxID
+	public  public
+	metrics *prometheus.Registry
 
 	identity     *identity.Identity
 	listener     net.Listener
@@ -54,6 +54,7 @@ type Box struct {
 	edge         *edge.Edge
 	traffic      *traffic.Service
 	report       *report.Service
+	nginxLog     *accesslog.Follower // nil: no nginx
 }
 
 // New opens the box's data_dir, ports and files; nothing runs before Run, which tries Redis for 30 s
@@ -76,7 +77,7 @@ func New(cfg Config, redis state.Config, log *slog.Logger) (_ *Box, err error) {
 	if b.listener, err = daemon.Listen("box.listen", cfg.Listen); err != nil {
 		return nil, err
 	}
-	if cfg.EdgeListen != "" {
+	if cfg.EdgeListen != "" && !cfg.nginx() {
 		if b.edgeListener, err = daemon.Listen("box.edge_listen", cfg.EdgeListen); err != nil {
 			return nil, err
 		}
@@ -87,6 +88,9 @@ func New(cfg Config, redis state.Config, log *slog.Logger) (_ *Box, err error) {
 	stores, err := storeConfig(&cfg, b.id, log)
 	if err != nil {
 		return nil, fmt.Errorf("box.data_dir or box.live_dir cannot be used: %w: choose directories that this user may write to", err)
+	}
+	if cfg.nginx() {
+		b.letThrough(stores.LiveDir)
 	}
 	stores.Gone = func(pub id.PublisherID, path id.Path) {
 		if b.ingest != nil { // else nobody has a session yet
@@ -102,12 +106,15 @@ func New(cfg Config, redis state.Config, log *slog.Logger) (_ *Box, err error) {
 // wire makes the parts in the order in which they need each other.
 func (b *Box) wire(redis state.Config) error {
 	b.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	b.publicHost, b.publicPort, _ = splitPublic(b.cfg.PublicAddress) // Validate has seen it
+	b.public, _ = splitPublic(b.cfg.PublicAddress) // Validate has seen it
 	local := port(b.listener)
-	if b.publicPort == 0 {
-		b.publicPort = local
+	if b.cfg.nginx() {
+		local = portOf(b.cfg.EdgeListen)
 	}
-	edgePort, edgeLocal := b.publicPort, local
+	if b.public.port == 0 {
+		b.public.port = local
+	}
+	edgePort, edgeLocal := b.public.port, local
 	if b.edgeListener != nil && announced(b.edgeListener, b.listener) {
 		edgePort, edgeLocal = port(b.edgeListener), port(b.edgeListener)
 	}
@@ -116,7 +123,7 @@ func (b *Box) wire(redis state.Config) error {
 		Store: b.store, Own: b.own, Trusted: b.cfg.trusted(), Registerer: b.metrics, Log: b.log,
 	}
 	reportConfig := report.Config{
-		Box: b.id, Host: b.publicHost, Port: b.publicPort, EdgePort: edgePort, LocalPort: edgeLocal,
+		Box: b.id, TLS: b.public.tls, Host: b.public.host, Port: b.public.port, EdgePort: edgePort, LocalPort: edgeLocal,
 		Entrances: b.cfg.Entrances, Insecure: b.cfg.InsecureTLS, Interval: b.cfg.ReportInterval.Std(),
 		DataDir: b.cfg.DataDir, Usage: b.store.Usage, Capacity: b.knownCapacity, Registerer: b.metrics, Log: b.log,
 	}
@@ -148,9 +155,12 @@ func (b *Box) wire(redis state.Config) error {
 	b.ingest = ingest.New(ingestConfig)
 	b.edge = edge.New(edge.Config{
 		Store: b.store, Registerer: b.metrics, Log: b.log, MaxConns: viewers,
-		Box: b.id, Uplink: b.limiter, Line: b.line, FrontURL: b.ingest.FrontURL,
+		Box: b.id, Uplink: b.limiter, Line: b.line, FrontURL: b.ingest.FrontURL, Full: b.cfg.nginx(),
 		OnDelivery: b.delivered, Trusted: b.cfg.trusted(),
 	})
+	if b.cfg.nginx() {
+		b.nginxLog = b.followNginx()
+	}
 	b.report = report.New(reportConfig)
 	if b.records != nil {
 		b.records.sessions = b.ingest.Sessions
@@ -158,6 +168,13 @@ func (b *Box) wire(redis state.Config) error {
 	newStorageMetrics(b.metrics, b.store)
 	newUploadMetrics(b.metrics, b)
 	return nil
+}
+
+// portOf is the port of an address to listen on that Validate has seen.
+func portOf(addr string) int {
+	_, text, _ := net.SplitHostPort(addr)
+	n, _ := strconv.Atoi(text)
+	return n
 }
 
 func port(ln net.Listener) int { return ln.Addr().(*net.TCPAddr).Port }
@@ -177,11 +194,11 @@ func announced(edge, main net.Listener) bool {
 
 // own is what the box says of itself to a publisher that reached it at local.
 func (b *Box) own(local netip.Addr) wire.Peer {
-	host := b.publicHost
+	host := b.public.host
 	if host == "" {
 		host = local.String()
 	}
-	return wire.Peer{ID: string(b.id), IP: host, Port: wire.Text(strconv.Itoa(b.publicPort)), Type: wire.TypeBox}
+	return wire.Peer{ID: string(b.id), IP: host, Port: wire.Text(strconv.Itoa(b.public.port)), Type: wire.TypeBox}
 }
 
 // ID returns the box's ID.
@@ -243,6 +260,9 @@ func (b *Box) Run(ctx context.Context) error {
 		group.AddHTTP("viewers", b.edge.Server(b.viewersHandler()), b.edgeListener)
 	}
 	group.AddHTTP("http", b.edge.Server(b.handler()), b.listener)
+	if b.nginxLog != nil {
+		group.Add("nginx's log", b.nginxLog.Run, nil)
+	}
 	group.Add("entrances", b.report.Run, nil)
 	group.Add("drain", nil, b.drain) // the last one is the first to stop
 	return group.Run(ctx)

@@ -17,8 +17,10 @@ import (
 // Config is the section `box` of config.yaml.
 type Config struct {
 	Listen         string              `yaml:"listen" doc:"address for publishers' websockets and for viewers"`
-	EdgeListen     string              `yaml:"edge_listen" doc:"a second address, for viewers alone; empty: none"`
-	PublicAddress  string              `yaml:"public_address" doc:"host or host:port that others dial; empty: the address that entrances see, and the port of listen"`
+	EdgeListen     string              `yaml:"edge_listen" doc:"a second address, for viewers alone; empty: none. With edge nginx: the address that nginx listens on, for all"`
+	Edge           string              `yaml:"edge" doc:"who serves viewers: builtin, the box itself, or nginx, configured by run_box --print-nginx"`
+	AccessLog      string              `yaml:"access_log" doc:"with edge nginx: the log that nginx writes for the box"`
+	PublicAddress  string              `yaml:"public_address" doc:"host or host:port that others dial, behind a web server with TLS https://host; empty: the address that entrances see, and the port of listen, with edge nginx of edge_listen"`
 	DataDir        string              `yaml:"data_dir" doc:"directory of the box's key and of files that stay longer than 15 minutes"`
 	LiveDir        string              `yaml:"live_dir" doc:"directory of live segments; empty: one in memory (below /dev/shm or /run/user) where the system has room for it, else below data_dir"`
 	LiveLimit      config.AutoByteSize `yaml:"live_limit" doc:"how much live_dir may hold; auto: a part of what is free there, at most 512MB"`
@@ -40,6 +42,8 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		Listen:         ":7072",
+		Edge:           edgeBuiltin,
+		AccessLog:      "/var/log/nginx/dandelion.log",
 		DataDir:        "data/box",
 		ReportInterval: 5 * config.Second,
 	}
@@ -61,8 +65,8 @@ func (c *Config) Validate() error {
 			p.Add("edge_listen", "is the same as listen", "another port, or nothing: viewers are served on listen too")
 		}
 	}
-	if _, _, err := splitPublic(c.PublicAddress); err != nil {
-		p.Add("public_address", err.Error(), "a host or host:port that others can dial, such as 203.0.113.7 or box.example.org:7072")
+	if _, err := splitPublic(c.PublicAddress); err != nil {
+		p.Add("public_address", err.Error(), "a host or host:port that others can dial, such as 203.0.113.7 or box.example.org:7072, or behind a web server with TLS https://box.example.org")
 	}
 	p.NotEmpty("data_dir", c.DataDir, "a directory that this user may write to")
 	for field, limit := range map[string]config.AutoByteSize{"live_limit": c.LiveLimit, "storage_limit": c.StorageLimit} {
@@ -99,6 +103,7 @@ func (c *Config) Validate() error {
 		}
 	}
 	config.Between(&p, "report_interval", c.ReportInterval, config.Second, config.Minute)
+	c.validateNginx(&p)
 	for i, text := range c.TrustedProxies {
 		if _, err := parseNetwork(text); err != nil {
 			p.Add(fmt.Sprintf("trusted_proxies[%d]", i), fmt.Sprintf("is %.80q", text), "an address or a network, such as 192.0.2.1 or 10.0.0.0/8")
@@ -107,9 +112,13 @@ func (c *Config) Validate() error {
 	return p.Err()
 }
 
-// trusted returns TrustedProxies, which Validate has checked.
+// trusted returns TrustedProxies, which Validate has checked, and nginx on this machine, whose printed
+// configuration says who asks.
 func (c *Config) trusted() []netip.Prefix {
 	var list []netip.Prefix
+	if c.nginx() {
+		list = append(list, netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"))
+	}
 	for _, text := range c.TrustedProxies {
 		if network, err := parseNetwork(text); err == nil {
 			list = append(list, network)
@@ -148,34 +157,45 @@ func entranceURL(p *config.Problems, field, raw string) string {
 	return u
 }
 
-// splitPublic takes a public_address apart; host is "" where the whole is, port 0 where none is
-// said. Errors begin with a verb.
-func splitPublic(s string) (host string, port int, err error) {
+// public is a public_address: host is "" where the whole is, port 0 where none is said.
+type public struct {
+	tls  bool
+	host string
+	port int
+}
+
+// splitPublic takes a public_address apart. Errors begin with a verb.
+func splitPublic(s string) (p public, err error) {
 	if s == "" {
-		return "", 0, nil
+		return p, nil
 	}
-	host = s
-	if a, addrErr := netip.ParseAddr(strings.Trim(s, "[]")); addrErr == nil {
+	host := s
+	if host, p.tls = strings.CutPrefix(s, "https://"); p.tls {
+		p.port = 443
+	}
+	if a, addrErr := netip.ParseAddr(strings.Trim(host, "[]")); addrErr == nil {
 		host = a.String()
-	} else if strings.Contains(s, ":") {
+	} else if strings.Contains(host, ":") {
 		var text string
-		if host, text, err = net.SplitHostPort(s); err != nil {
-			return "", 0, fmt.Errorf("is %q", s)
+		if host, text, err = net.SplitHostPort(host); err != nil {
+			return public{}, fmt.Errorf("is %q", s)
 		}
-		if port, err = strconv.Atoi(text); err != nil || port < 1 || port > 65535 {
-			return "", 0, fmt.Errorf("is %q: its port is not one from 1 to 65535", s)
+		if p.port, err = strconv.Atoi(text); err != nil || p.port < 1 || p.port > 65535 {
+			return public{}, fmt.Errorf("is %q: its port is not one from 1 to 65535", s)
 		}
 	}
 	if a, err := netip.ParseAddr(host); err == nil {
 		if netaddr.ScopeOf(a) == netaddr.Forbidden {
-			return "", 0, fmt.Errorf("is %q, which nobody can dial", s)
+			return public{}, fmt.Errorf("is %q, which nobody can dial", s)
 		}
-		return a.Unmap().String(), port, nil
+		p.host = a.Unmap().String()
+		return p, nil
 	}
 	if err := checkHostName(host); err != nil {
-		return "", 0, fmt.Errorf("is %q: %w", s, err)
+		return public{}, fmt.Errorf("is %q: %w", s, err)
 	}
-	return strings.ToLower(host), port, nil
+	p.host = strings.ToLower(host)
+	return p, nil
 }
 
 var errHostName = errors.New("neither an address nor a host name")

@@ -20,7 +20,7 @@ func TestValidate(t *testing.T) {
 		t.Errorf("the defaults: %v", err)
 	}
 	full := Config{
-		Listen: "[::1]:7072", EdgeListen: ":8080", PublicAddress: "Box.example.org:80", DataDir: "d", LiveDir: "l",
+		Listen: "[::1]:7072", EdgeListen: ":8080", Edge: "builtin", PublicAddress: "Box.example.org:80", DataDir: "d", LiveDir: "l",
 		LiveLimit: config.Fixed(minLimit), StorageLimit: config.Fixed(config.GB),
 		Entrances: []string{"http://192.0.2.1:7070", "https://e.example/"}, InsecureTLS: []string{"https://E.example"},
 		ReportInterval: config.Minute, TrustedProxies: []string{"127.0.0.1", "10.0.0.0/8", "::1"},
@@ -36,6 +36,7 @@ func TestValidate(t *testing.T) {
 		"edge_listen":        func(c *Config) { c.EdgeListen = c.Listen },
 		"public_address":     func(c *Config) { c.PublicAddress = "http://box.example" },
 		"data_dir":           func(c *Config) { c.DataDir = "" },
+		"edge":               func(c *Config) { c.Edge = "apache" },
 		"live_limit":         func(c *Config) { c.LiveLimit = config.Fixed(config.KB) },
 		"storage_limit":      func(c *Config) { c.StorageLimit = config.Fixed(config.ByteSize(0)) },
 		"entrances[1]":       func(c *Config) { c.Entrances = []string{"http://e.example", "e.example:7070"} },
@@ -54,24 +55,23 @@ func TestValidate(t *testing.T) {
 
 func TestSplitPublic(t *testing.T) {
 	t.Parallel()
-	for in, want := range map[string]struct {
-		host string
-		port int
-	}{
-		"": {"", 0}, "203.0.113.7": {"203.0.113.7", 0}, "203.0.113.7:80": {"203.0.113.7", 80}, "Box.Example": {"box.example", 0},
-		"box.example:65535": {"box.example", 65535}, "2001:db8::1": {"2001:db8::1", 0}, "[2001:db8::1]": {"2001:db8::1", 0},
-		"[2001:db8::1]:80": {"2001:db8::1", 80}, "127.0.0.1:7072": {"127.0.0.1", 7072}, "::ffff:203.0.113.7": {"203.0.113.7", 0},
+	for in, want := range map[string]public{
+		"": {}, "203.0.113.7": {false, "203.0.113.7", 0}, "203.0.113.7:80": {false, "203.0.113.7", 80}, "Box.Example": {false, "box.example", 0},
+		"box.example:65535": {false, "box.example", 65535}, "2001:db8::1": {false, "2001:db8::1", 0}, "[2001:db8::1]": {false, "2001:db8::1", 0},
+		"[2001:db8::1]:80": {false, "2001:db8::1", 80}, "127.0.0.1:7072": {false, "127.0.0.1", 7072}, "::ffff:203.0.113.7": {false, "203.0.113.7", 0},
+		"https://Box.example": {true, "box.example", 443}, "https://203.0.113.7:8443": {true, "203.0.113.7", 8443}, "https://[2001:db8::1]": {true, "2001:db8::1", 443},
 	} {
-		if host, port, err := splitPublic(in); host != want.host || port != want.port || err != nil {
-			t.Errorf("%q: %q, %d, %v", in, host, port, err)
+		if got, err := splitPublic(in); got.tls != want.tls || got.host != want.host || got.port != want.port || err != nil {
+			t.Errorf("%q: %+v, %v", in, got, err)
 		}
 	}
 	for _, bad := range []string{
 		":80", "box.example:", "box.example:0", "box.example:65536", "box example", "http://box.example", "-box.example", "box..example",
 		"0.0.0.0", "169.254.169.254:80", "[fe80::1]:80", "ff02::1", strings.Repeat("a", 64), "a:b:c", "böx.example",
+		"https://", "https://box.example/", "https://:443", "https://https://box.example",
 	} {
-		if host, port, err := splitPublic(bad); err == nil {
-			t.Errorf("%q: %q, %d", bad, host, port)
+		if got, err := splitPublic(bad); err == nil {
+			t.Errorf("%q: %+v", bad, got)
 		}
 	}
 }

@@ -19,8 +19,14 @@ import (
 const journalName = ".traffic"
 
 // journalDir is beside the live segments: in memory where the system has some, which survives a crash of
-// the process and wears no card.
-func (b *Box) journalDir() string { return filepath.Join(b.store.Usage().Live.Path, journalName) }
+// the process and wears no card. With edge nginx, whose log is on the disk anyway, it is too: it has how far
+// the log was read, which must be known after a crash of the machine.
+func (b *Box) journalDir() string {
+	if b.cfg.nginx() {
+		return filepath.Join(b.cfg.DataDir, journalName)
+	}
+	return filepath.Join(b.store.Usage().Live.Path, journalName)
+}
 
 // delivered takes what viewers got into the accounts: every answer to a GET, as a web server's log would have
 // it, with what was really sent of its body. 304 and the 302 of a box without upload count as requests without

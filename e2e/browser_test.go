@@ -50,7 +50,7 @@ func (m *measured) serious() []string {
 }
 
 // browse opens the publisher's page in headless Chromium, which plays for seconds with hls.js.
-func browse(t *testing.T, url string, seconds int) *process {
+func browse(t *testing.T, url string, seconds int, more ...string) *process {
 	t.Helper()
 	node := needs(t, "node", "sudo apt-get install nodejs")
 	if os.Getenv("CHROMIUM") == "" {
@@ -64,7 +64,7 @@ func browse(t *testing.T, url string, seconds int) *process {
 			t.Fatalf("%s is missing: %s", file, cure)
 		}
 	}
-	cmd := exec.Command(node, "e2e/play.mjs", "--url", url, "--seconds", strconv.Itoa(seconds), "--start-within", "60")
+	cmd := exec.Command(node, append([]string{"e2e/play.mjs", "--url", url, "--seconds", strconv.Itoa(seconds), "--start-within", "60"}, more...)...)
 	cmd.Dir = filepath.Join(root, "web")
 	return begin(t, "browser", cmd, nil)
 }

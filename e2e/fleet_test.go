@@ -31,6 +31,7 @@ type daemon struct {
 	addr    string // host:port in its own network, the same after each start
 	public  string // host:port at which others reach it
 	id      string
+	env     []string // more of its environment
 }
 
 // newDaemon writes the configuration and starts it. config is YAML in which listen is not set.
@@ -41,7 +42,13 @@ func newDaemon(t *testing.T, program, name, dir, config string) *daemon {
 
 func newDaemonAt(t *testing.T, at *place, program, name, dir, config string) *daemon {
 	t.Helper()
-	d := &daemon{t: t, program: program, name: name, dir: dir, at: at, listen: at.anyPort()}
+	return newDaemonIn(t, nil, at, program, name, dir, config)
+}
+
+// newDaemonIn is newDaemonAt with more environment.
+func newDaemonIn(t *testing.T, env []string, at *place, program, name, dir, config string) *daemon {
+	t.Helper()
+	d := &daemon{t: t, env: env, program: program, name: name, dir: dir, at: at, listen: at.anyPort()}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -55,6 +62,7 @@ func (d *daemon) start() {
 	d.t.Helper()
 	cmd := exec.Command(program(d.program), "--config", filepath.Join(d.dir, "config.yaml"), "--listen", d.listen)
 	cmd.Dir = d.dir
+	cmd.Env = append(os.Environ(), d.env...)
 	if d.process != nil {
 		d.replaced.Store(true)
 	}
@@ -109,22 +117,26 @@ type fleet struct {
 	source    string
 	entrance  *daemon
 	twin      *daemon // another process of the entrance
-	entry     string  // URL of the entrance that boxes and publishers are given
 	state     string  // the section redis of all daemons
 	boxes     []*daemon
 	publisher *daemon
 	client    *http.Client // asks the publisher
+	env       []string     // of all daemons
+	peers     string       // YAML by which boxes and the publisher know the entrance
 }
 
 // plan says which fleet. Its zero value has three boxes and two copies of each segment.
 type plan struct {
 	boxes    int // -1: none yet
 	replicas int
-	redis    string // URL for the publisher; "": embedded
-	embedded string // address where the publisher's embedded state is reached
-	state    string // the section redis of all daemons, YAML; "": as above
-	twin     bool   // two processes of one entrance behind nginx; needs state
-	extra    string // more YAML of the publisher, indented by two spaces
+	redis    string                                // URL for the publisher; "": embedded
+	embedded string                                // address where the publisher's embedded state is reached
+	state    string                                // the section redis of all daemons, YAML; "": as above
+	twin     bool                                  // two processes of one entrance behind nginx; needs state
+	extra    string                                // more YAML of the publisher, indented by two spaces
+	tls      string                                // file with the certificate that all trust; "": the machine's
+	entrance string                                // more YAML of the entrance
+	front    func(entrance *daemon) (peers string) // the YAML by which boxes and the publisher know it; nil: itself
 }
 
 // newFleet starts a fleet and returns it when the publisher has sessions with all boxes.
@@ -137,35 +149,44 @@ func newFleet(t *testing.T, p plan) *fleet {
 		p.replicas = 2
 	}
 	f := &fleet{t: t, dir: t.TempDir(), client: client, state: p.state}
+	if p.tls != "" {
+		f.env = []string{"SSL_CERT_FILE=" + p.tls}
+	}
 	f.source = filepath.Join(f.dir, "source")
 	if err := os.Mkdir(f.source, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if p.twin {
-		f.startTwins()
+		f.peers = entrances(f.startTwins())
 	} else {
-		f.entrance = f.newEntrance("entrance", "")
-		f.entry = f.entrance.url()
+		f.entrance = f.newEntrance("entrance", p.entrance)
+		f.peers = entrances(f.entrance.url())
+	}
+	if p.front != nil {
+		f.peers = p.front(f.entrance)
 	}
 	for range p.boxes {
 		f.addBox()
 	}
 	dir := filepath.Join(f.dir, "publisher")
-	config := fmt.Sprintf("publisher:\n  data_dir: %q\n  entrances: [%q]\n  replicas: %d\n", filepath.Join(dir, "data"), f.entry, p.replicas) +
-		p.extra + fmt.Sprintf("  streams:\n    - name: %s\n      source: %q\n", stream, "dir:"+f.source)
+	config := fmt.Sprintf("publisher:\n  data_dir: %q\n  replicas: %d\n", filepath.Join(dir, "data"), p.replicas) +
+		f.peers + p.extra + fmt.Sprintf("  streams:\n    - name: %s\n      source: %q\n", stream, "dir:"+f.source)
 	if p.redis != "" || p.embedded != "" {
 		config = fmt.Sprintf("redis:\n  url: %q\n  embedded_listen: %q\n", p.redis, p.embedded) + config
 	}
-	f.publisher = newDaemon(t, "run_publisher", "publisher", dir, p.state+config)
+	f.publisher = newDaemonIn(t, f.env, nil, "run_publisher", "publisher", dir, p.state+config)
 	f.awaitBoxes(max(p.boxes, 0))
 	return f
 }
+
+// entrances is the YAML by which boxes and a publisher know an entrance.
+func entrances(url string) string { return fmt.Sprintf("  entrances: [%q]\n", url) }
 
 // newEntrance starts a process of the entrance. more is YAML of its section.
 func (f *fleet) newEntrance(name, more string) *daemon {
 	f.t.Helper()
 	dir := filepath.Join(f.dir, name)
-	return newDaemon(f.t, "run_entrance", name, dir, f.state+fmt.Sprintf("entrance:\n  data_dir: %q\n", filepath.Join(dir, "data"))+more)
+	return newDaemonIn(f.t, f.env, nil, "run_entrance", name, dir, f.state+fmt.Sprintf("entrance:\n  data_dir: %q\n", filepath.Join(dir, "data"))+more)
 }
 
 // addBox starts one more box.
@@ -176,8 +197,8 @@ func (f *fleet) addBoxAt(public string) *daemon {
 	f.t.Helper()
 	name := fmt.Sprintf("box%d", len(f.boxes)+1)
 	dir := filepath.Join(f.dir, name)
-	b := newDaemon(f.t, "run_box", name, dir, f.state+fmt.Sprintf("box:\n  public_address: %q\n  data_dir: %q\n  live_dir: %q\n  upload_capacity: 1Gbit/s\n  upload_limit: 1Gbit/s\n  entrances: [%q]\n",
-		public, filepath.Join(dir, "data"), filepath.Join(dir, "live"), f.entry))
+	b := newDaemonIn(f.t, f.env, nil, "run_box", name, dir, f.state+fmt.Sprintf("box:\n  public_address: %q\n  data_dir: %q\n  live_dir: %q\n  upload_capacity: 1Gbit/s\n  upload_limit: 1Gbit/s\n",
+		public, filepath.Join(dir, "data"), filepath.Join(dir, "live"))+f.peers)
 	if b.public = public; public == "127.0.0.1" {
 		b.public = b.addr
 	}

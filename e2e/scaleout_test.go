@@ -24,12 +24,12 @@ import (
 )
 
 // startTwins starts two processes of one entrance behind nginx, as docs/operations.md says: the second has the
-// key of the first.
-func (f *fleet) startTwins() {
+// key of the first. It returns nginx's URL.
+func (f *fleet) startTwins() string {
 	t := f.t
 	t.Helper()
-	f.entry = "http://" + freeAddr(t)
-	more := fmt.Sprintf("  public_url: %q\n  trusted_proxies: [127.0.0.1]\n", f.entry)
+	gate := freeAddr(t)
+	more := fmt.Sprintf("  public_url: %q\n  trusted_proxies: [127.0.0.1]\n", "http://"+gate)
 	f.entrance = f.newEntrance("entrance", more)
 	data := filepath.Join(f.dir, "twin", "data")
 	if err := os.MkdirAll(data, 0o700); err != nil {
@@ -40,7 +40,8 @@ func (f *fleet) startTwins() {
 	if f.twin.id != f.entrance.id {
 		ends(t, "with one key the processes are %s and %s", f.entrance.id, f.twin.id)
 	}
-	newGate(t, strings.TrimPrefix(f.entry, "http://"), f.entrance.addr, f.twin.addr)
+	newGate(t, gate, f.entrance.addr, f.twin.addr)
+	return "http://" + gate
 }
 
 // newGate starts nginx at an address in front of all processes of an entrance.

@@ -87,6 +87,9 @@ func printUsage(w io.Writer, p Program) {
 	b.WriteString("General:\n")
 	printFlag(&b, "config", "file", "YAML file with the settings.", DefaultFile+", which may be absent")
 	printFlag(&b, "version", "", "Print the version and exit.", "")
+	for _, print := range p.Prints {
+		printFlag(&b, print.Flag, "", print.Doc, "")
+	}
 	printFlag(&b, "help", "", "Print this and exit.", "")
 	for _, s := range p.Sections {
 		sec := section{s, fieldsOf(s.Name, reflect.ValueOf(s.Value))}

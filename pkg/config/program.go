@@ -13,6 +13,14 @@ type Program struct {
 	Name     string    // run_box
 	Doc      string    // what it does, as the end of a sentence that begins with its name
 	Sections []Section // shared ones first, its own last
+	Prints   []Print   // what it can write instead of running
+}
+
+// Print is a flag with which a program writes something that depends on its settings, and exits.
+type Print struct {
+	Flag  string // print-nginx
+	Doc   string
+	Write func(w io.Writer) error // called when the settings have been read
 }
 
 // Exit statuses of a program that does not start.
@@ -23,7 +31,7 @@ const (
 
 // Parse reads the command line (without the program's name), the configuration file and the
 // environment into the sections. done is true where main has nothing left to do but to exit
-// with that status: after --help and --version (0), on a wrong configuration (1) or command
+// with that status: after --help, --version and Prints (0), on a wrong configuration (1) or command
 // line (2). What there is to say has then been written. Warnings go to stderr.
 //
 //	if done, status := program.Parse(os.Args[1:], os.Environ(), os.Stdout, os.Stderr); done {
@@ -37,6 +45,10 @@ func (p Program) Parse(args, environ []string, stdout, stderr io.Writer) (done b
 	help := fs.Bool("help", false, "")
 	fs.BoolVar(help, "h", false, "")
 	version := fs.Bool("version", false, "")
+	prints := make([]*bool, len(p.Prints))
+	for i, print := range p.Prints {
+		prints[i] = fs.Bool(print.Flag, false, "")
+	}
 	flags := DefineFlags(fs, p.Sections...)
 
 	err := fs.Parse(args)
@@ -64,6 +76,12 @@ func (p Program) Parse(args, environ []string, stdout, stderr io.Writer) (done b
 		options.File, options.Optional = DefaultFile, true
 	}
 	warnings, err := Load(options, p.Sections...)
+	for i, print := range p.Prints {
+		if *prints[i] && err == nil {
+			done = true
+			err = print.Write(stdout)
+		}
+	}
 	for _, warning := range warnings {
 		fmt.Fprintf(stderr, "%s: warning: %s\n", p.Name, warning)
 	}
@@ -73,7 +91,7 @@ func (p Program) Parse(args, environ []string, stdout, stderr io.Writer) (done b
 		}
 		return true, exitConfig
 	}
-	return false, 0
+	return done, 0
 }
 
 // explainFlags says what package flag said, with two dashes and with the flag that was meant.

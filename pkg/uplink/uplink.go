@@ -286,6 +286,17 @@ func (f *Flow) Spend(n int64) {
 	l.meter.add(time.Now(), max(0, n))
 }
 
+// Debit counts n bytes that others sent over the same line: Sent, Now and Peak have them, and turns wait
+// until time has made up for them, but not for longer than a second.
+func (l *Limiter) Debit(n int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	l.refill(now)
+	l.tokens = max(l.tokens-float64(max(0, n)), min(l.tokens, -float64(l.rate)))
+	l.meter.add(now, max(0, n))
+}
+
 // Return gives back n bytes that Take gave and that were not sent: others may send them, within
 // what may be given out at once. It may be called after Close.
 func (f *Flow) Return(n int64) {

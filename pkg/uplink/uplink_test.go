@@ -379,6 +379,35 @@ func TestSpend(t *testing.T) {
 	})
 }
 
+// TestDebit: what others sent over the line makes turns wait, for a second at most.
+func TestDebit(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := New(80_000)
+		f := l.Open(1)
+		for debit, wait := range map[int64]time.Duration{0: 0, 40_000: 450 * time.Millisecond, 10 << 20: time.Second} {
+			time.Sleep(10 * time.Second)
+			before, began := l.Sent(), time.Now()
+			l.Debit(debit)
+			l.Debit(-1)
+			if got := l.Sent() - before; got != debit {
+				t.Errorf("%d bytes count, want %d", got, debit)
+			}
+			if _, err := f.Take(t.Context(), 1000); err != nil {
+				t.Error(err)
+			}
+			if took := time.Since(began); took < wait || took > wait+50*time.Millisecond {
+				t.Errorf("waited %v after %d bytes, want %v", took, debit, wait)
+			}
+		}
+		unlimited := New(0)
+		unlimited.Debit(1000)
+		if n, err := unlimited.Open(1).Take(t.Context(), 5); n != 5 || err != nil || unlimited.Sent() != 1005 {
+			t.Error(n, err, unlimited.Sent())
+		}
+	})
+}
+
 // TestPeak: the peak is of one second, and is forgotten after a minute.
 func TestPeak(t *testing.T) {
 	t.Parallel()

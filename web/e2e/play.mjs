@@ -5,7 +5,8 @@ import { parseArgs } from "node:util";
 import { chromium } from "playwright-core";
 
 const usage =
-  "usage: node web/e2e/play.mjs --url URL [--seconds 20] [--start-within 30] [--screenshot FILE] [--width 1280] [--height 800] [--dark]\n" +
+  "usage: node web/e2e/play.mjs --url URL [--seconds 20] [--start-within 30] [--screenshot FILE] [--width 1280] [--height 800] [--dark] [--insecure]\n" +
+  "--insecure takes any certificate. " +
   "CHROMIUM names the browser (default /usr/bin/chromium).";
 
 function options() {
@@ -19,6 +20,7 @@ function options() {
         width: { type: "string", default: "1280" },
         height: { type: "string", default: "800" },
         dark: { type: "boolean", default: false },
+        insecure: { type: "boolean", default: false },
       },
     });
     const numbers = Object.fromEntries(
@@ -80,6 +82,7 @@ async function main() {
   try {
     const context = await browser.newContext({
       viewport: { width: wanted.width, height: wanted.height },
+      ignoreHTTPSErrors: wanted.insecure,
       colorScheme: wanted.dark ? "dark" : "light",
     });
     const page = await context.newPage();

@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"io"
 	"log/slog"
 
 	"dandelion/box"
@@ -19,6 +20,10 @@ func main() {
 			{Name: "redis", Value: &redis, Doc: "Where state is kept.", Shared: true},
 			{Name: "box", Value: &cfg, Doc: "The edge: keeps segments and serves them."},
 		},
+		Prints: []config.Print{{
+			Flag: "print-nginx", Doc: "Print a configuration of nginx for a box with these settings (edge nginx) and exit.",
+			Write: func(w io.Writer) error { return box.PrintNginx(w, cfg) },
+		}},
 	}
 	daemon.Main(program, func(ctx context.Context, log *slog.Logger) error {
 		peer, err := box.New(cfg, redis, log)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"dandelion/pkg/access"
 	"dandelion/pkg/id"
 	"dandelion/pkg/netaddr"
 	"dandelion/pkg/uplink"
@@ -50,7 +51,7 @@ func (e *Edge) bounce(w *response, r *http.Request, pub id.PublisherID, p id.Pat
 	if e.cfg.FrontURL != nil && !r.URL.Query().Has("hop") {
 		front = strings.TrimSuffix(e.cfg.FrontURL(pub), "/")
 	}
-	if front == "" || !mayReach(r, front) {
+	if front == "" || !e.mayReach(r, front) {
 		h.Set("Retry-After", "1")
 		w.fail(http.StatusServiceUnavailable, "this box has no upload left for it now")
 		return
@@ -66,7 +67,7 @@ func (e *Edge) bounce(w *response, r *http.Request, pub id.PublisherID, p id.Pat
 
 // mayReach reports whether the viewer may be sent to a URL: not to an address that is narrower than its
 // own. A name passes.
-func mayReach(r *http.Request, to string) bool {
+func (e *Edge) mayReach(r *http.Request, to string) bool {
 	u, err := url.Parse(to)
 	if err != nil {
 		return false
@@ -75,6 +76,6 @@ func mayReach(r *http.Request, to string) bool {
 	if err != nil {
 		return true
 	}
-	viewer, err := netip.ParseAddrPort(r.RemoteAddr)
-	return err == nil && netaddr.MayReach(viewer.Addr(), target)
+	viewer := access.ClientAddr(r, e.cfg.Trusted)
+	return viewer.IsValid() && netaddr.MayReach(viewer, target)
 }

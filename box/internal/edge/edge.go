@@ -43,12 +43,16 @@ type Config struct {
 	Registerer prometheus.Registerer // nil: no metrics
 	Log        *slog.Logger
 
-	Trusted []netip.Prefix // web servers in front, whose word about the viewer's address counts
+	Trusted []netip.Prefix // web servers in front, whose X-Forwarded-For names the viewer
 
 	Box      id.BoxID                        // said to fronts
 	Uplink   *uplink.Limiter                 // what answers may send; nil: no limit
 	Line     *capacity.Line                  // learns from answers; nil: nobody does
 	FrontURL func(pub id.PublisherID) string // where the publisher takes viewers in; "": not known; nil: never known
+
+	// Full: another server serves the files, and passes on here what it has no upload left for. It tells of its
+	// answers by Account, and of these ones too.
+	Full bool
 
 	// MinRate, in bytes/s, is what a viewer must take over RateWindow or be cut off. Time in which it
 	// waits for Uplink does not count. 0: DefaultMinRate.
@@ -112,17 +116,25 @@ func (e *Edge) handle(rw http.ResponseWriter, r *http.Request) {
 	d := Delivery{Method: r.Method, URL: r.URL.EscapedPath()}
 	e.answer(w, r, &d)
 	w.finish(r)
+	if e.cfg.Full {
+		return
+	}
 
 	d.Time = time.Now()
 	d.Took = d.Time.Sub(start)
 	d.Status, d.Bytes, d.Aborted = w.status, w.sent, w.err != nil
-	e.requests.Add(1)
-	e.bytes.Add(uint64(d.Bytes))
-	e.metrics.count(d)
+	e.Account(d)
 	if e.cfg.OnDelivery != nil {
 		d.Viewer = access.ClientAddr(r, e.cfg.Trusted)
 		e.cfg.OnDelivery(d)
 	}
+}
+
+// Account counts an answer, of Handler or of another server: its status, its bytes, whether it was aborted.
+func (e *Edge) Account(d Delivery) {
+	e.requests.Add(1)
+	e.bytes.Add(uint64(d.Bytes))
+	e.metrics.count(d)
 }
 
 // least is how many bytes a viewer must take within one window.
@@ -179,6 +191,10 @@ func (e *Edge) serveFile(w *response, r *http.Request, d *Delivery) {
 		return
 	}
 	defer f.Close()
+	if e.cfg.Full && r.Method == http.MethodGet {
+		e.bounce(w, r, pub, p)
+		return
+	}
 
 	h := w.Header()
 	h["Etag"] = []string{`"` + entry.Digest.String() + `"`}

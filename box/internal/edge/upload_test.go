@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -279,5 +280,53 @@ func TestCrowdIsTakenInPart(t *testing.T) {
 	// Those whom a busy machine lets come late find places that have become free.
 	if served < room || served > 3*room {
 		t.Errorf("%d were served", served)
+	}
+}
+
+// TestFull: what another server has no upload left for goes back to the publisher; the viewer is who that server says,
+// and it accounts for all.
+func TestFull(t *testing.T) {
+	t.Parallel()
+	store := newStore(t)
+	b := content(1000)
+	live := "/live/demo/720p/" + id.DigestOf(b).Short() + "/seg 0.ts"
+	putLive(t, store, live, time.Second, b)
+	box := id.BoxIDOf([]byte("box"))
+	front := "http://127.0.0.1:7071"
+	e, base, _ := serve(t, Config{
+		Store: store, Box: box, FrontURL: func(id.PublisherID) string { return front }, Full: true, Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+	})
+	path := strings.ReplaceAll(live, " ", "%20")
+	for _, tt := range []struct {
+		method, query, viewer string
+		status                int
+		to                    string
+	}{
+		{"GET", "", "127.0.0.1", 302, front + path + "?avoid=" + string(box)},
+		{"GET", "", "198.51.100.7", 503, ""}, // it cannot reach this front
+		{"GET", "?hop=1", "127.0.0.1", 503, ""},
+		{"HEAD", "", "198.51.100.7", 200, ""},
+		{"GET", ".gone", "127.0.0.1", 404, ""},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), tt.method, base+"/"+string(pub)+path+tt.query, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("X-Forwarded-For", tt.viewer)
+		resp, err := http.DefaultTransport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != tt.status || resp.Header.Get("Location") != tt.to {
+			t.Errorf("%+v: %d to %q", tt, resp.StatusCode, resp.Header.Get("Location"))
+		}
+	}
+	if requests, bytes := e.Totals(); requests != 0 || bytes != 0 || e.Bounced() != 3 {
+		t.Errorf("%d requests, %d bytes, %d bounced", requests, bytes, e.Bounced())
+	}
+	e.Account(Delivery{Status: 200, Bytes: 7})
+	if requests, bytes := e.Totals(); requests != 1 || bytes != 7 {
+		t.Errorf("%d requests, %d bytes", requests, bytes)
 	}
 }

@@ -22,6 +22,7 @@ type reach struct {
 	verdict   string // wire.ReachableYes, wire.ReachableNo or ""
 	reason    string // the entrance's words
 	old       bool
+	tls       bool
 	host      string // public_address's, or ""
 	port      int    // that others dial
 	seen      netip.Addr
@@ -37,7 +38,7 @@ func (r reach) String() string {
 	}
 	url := "the box"
 	if host != "" {
-		url = base(host, r.port)
+		url = base(r.tls, host, r.port)
 	}
 	switch {
 	case r.verdict == wire.ReachableYes:

@@ -31,6 +31,7 @@ import (
 // Config is what a Service needs. Locate, Traffic, Records and Registerer may be nil.
 type Config struct {
 	Box       id.BoxID
+	TLS       bool   // others dial it by https
 	Host      string // host that others dial; empty: the address that they see
 	Port      int    // of the websocket, as others dial it
 	EdgePort  int    // of the viewers' server, as others dial it
@@ -246,8 +247,8 @@ func (s *Service) exchange(l *link) *wire.Exchange {
 	}
 	x := &wire.Exchange{
 		Peer:      wire.Peer{ID: string(s.cfg.Box), IP: host, Port: wire.Text(strconv.Itoa(s.cfg.Port)), Type: wire.TypeBox},
-		ConnectWS: base(host, s.cfg.Port) + wire.BoxWSPath(s.cfg.Box),
-		EdgeURL:   base(host, s.cfg.EdgePort),
+		ConnectWS: base(s.cfg.TLS, host, s.cfg.Port) + wire.BoxWSPath(s.cfg.Box),
+		EdgeURL:   base(s.cfg.TLS, host, s.cfg.EdgePort),
 		Features:  wire.Ours(),
 	}
 	var fresh bool
@@ -290,8 +291,12 @@ func (s *Service) OtherUpload() int64 {
 	return s.collector.otherUpload(carrier, time.Now())
 }
 
-func base(host string, port int) string {
-	return "http://" + net.JoinHostPort(host, strconv.Itoa(port))
+func base(tls bool, host string, port int) string {
+	scheme := "http://"
+	if tls {
+		scheme = "https://"
+	}
+	return scheme + net.JoinHostPort(host, strconv.Itoa(port))
 }
 
 // shortDigest is what stands in the URL of a dial-back: the first 16 hex digits of the nonce's

@@ -221,7 +221,7 @@ func (l *link) takeReach(conn *wsconn.Conn, reply wire.ExchangeReply) {
 	}
 	l.reach = reach{
 		verdict: reply.Reachable, reason: tame(reply.Reason), old: l.old,
-		host: l.s.cfg.Host, port: l.s.cfg.EdgePort, seen: seen.Unmap(), local: conn.LocalAddr(), localPort: l.s.cfg.LocalPort,
+		tls: l.s.cfg.TLS, host: l.s.cfg.Host, port: l.s.cfg.EdgePort, seen: seen.Unmap(), local: conn.LocalAddr(), localPort: l.s.cfg.LocalPort,
 	}
 	sentence := l.reach.String()
 	if sentence == l.sentence {
