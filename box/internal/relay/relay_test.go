@@ -196,7 +196,7 @@ func (c *child) serve(w http.ResponseWriter, r *http.Request) {
 func file(pub id.PublisherID, name string, content []byte) (File, chan any) {
 	answers := make(chan any, 16)
 	return File{
-		Header: wire.FileHeader{Path: id.Path("/" + name), TTL: time.Minute, Publisher: pub, Size: int64(len(content)), Digest: id.DigestOf(content)},
+		Header: wire.FileHeader{Path: id.Path("/" + name), TTL: time.Minute, Plays: time.Minute, Publisher: pub, Size: int64(len(content)), Digest: id.DigestOf(content)},
 		Open:   func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil },
 		Least:  netaddr.Loopback,
 		Answer: func(a any) { answers <- a },
@@ -315,6 +315,7 @@ func TestSlowChild(t *testing.T) {
 	slow, well := newChild(t, "slow"), newChild(t, "well")
 	slow.take = func(*wsconn.Conn, io.Reader) bool { <-ctx.Done(); return false }
 	const files = perPeer + 1
+	began := time.Now()
 	answers := make(chan any, 2*files)
 	for range files {
 		f, _ := file(pubA, "x.ts", make([]byte, 6<<20))
@@ -322,7 +323,11 @@ func TestSlowChild(t *testing.T) {
 		s.Pass(f, []wire.RelayNode{slow.node("s"), well.node("w")})
 	}
 	well.await(t, "all files at the other", func() bool { return len(well.received) == files })
-	slow.await(t, "sessions", func() bool { return len(slow.opened) == perPeer })
+	n := 0
+	slow.await(t, "sessions", func() bool { n = len(slow.opened); return n > 0 })
+	if took := time.Since(began); n > perPeer && took < 10*time.Second { // then they are given up, one by one
+		t.Errorf("%d sessions with the slow one after %v", n, took)
+	}
 	cancel()
 	<-done
 	for range files {
@@ -330,8 +335,8 @@ func TestSlowChild(t *testing.T) {
 			t.Errorf("%+v", got)
 		}
 	}
-	if len(slow.opened) != perPeer || len(well.opened) > perPeer {
-		t.Errorf("%d and %d sessions", len(slow.opened), len(well.opened))
+	if len(well.opened) > perPeer {
+		t.Errorf("%d sessions with the other", len(well.opened))
 	}
 	f, after := file(pubA, "late.ts", []byte("x"))
 	s.Pass(f, []wire.RelayNode{well.node("l")})
