@@ -36,6 +36,7 @@ type Rendition struct {
 	Viewers  int     // that are planned for
 	Replicas int     // holders that it has at least, viewers or not
 	Keep     []id.BoxID
+	Refused  map[id.BoxID]bool // boxes that do not take it
 }
 
 // Holders are the boxes that should hold a rendition's segments, those that have longest first.
@@ -122,7 +123,7 @@ func (m *maker) add(r Rendition, before []id.BoxID) {
 	}
 	chosen := m.choose(r, before)
 	for _, b := range r.Keep {
-		if _, up := m.boxes[b]; up && !slices.Contains(chosen, b) && len(chosen) > 0 {
+		if _, up := m.boxes[b]; up && !r.Refused[b] && !slices.Contains(chosen, b) && len(chosen) > 0 {
 			chosen = append(chosen, b)
 		}
 	}
@@ -196,12 +197,12 @@ func (m *maker) choose(r Rendition, before []id.BoxID) []id.BoxID {
 func (m *maker) candidates(r Rendition, before []id.BoxID) []id.BoxID {
 	var list, fresh []id.BoxID
 	for _, b := range before {
-		if _, up := m.boxes[b]; up {
+		if _, up := m.boxes[b]; up && !r.Refused[b] {
 			list = append(list, b)
 		}
 	}
 	for b := range m.boxes {
-		if !slices.Contains(list, b) {
+		if !slices.Contains(list, b) && !r.Refused[b] {
 			fresh = append(fresh, b)
 		}
 	}
