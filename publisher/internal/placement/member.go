@@ -41,6 +41,9 @@ type member struct {
 	waiting int64     // bytes queued or under way
 	passing int64     // bytes that it is to pass on to others
 	doubts  doubts
+	parent  parenthood
+	denied  map[id.StreamName]time.Time // streams that it does not take, and when it said so
+	missed  int                         // copies that should have been passed on to it, since the last one that it got
 
 	pushing map[*delivery]bool     // under way; false: another box was asked because this one fell silent
 	cannot  map[id.BoxID]time.Time // boxes that it could not pass on to, and when
@@ -125,7 +128,7 @@ func (m *member) note(size int64, took time.Duration, err error) {
 	switch {
 	case err == nil:
 		m.record = m.record.Succeeded(size, took)
-	case !errors.Is(err, push.ErrSource):
+	case !errors.Is(err, push.ErrSource) && !isDenied(err):
 		m.record = m.record.Failed()
 		m.failed = time.Now()
 	}
