@@ -78,7 +78,7 @@ func TestHostileParents(t *testing.T) {
 	t.Parallel()
 	const boxes = 3
 	// A box counts as lagging after two target durations, 4 s; the rest is for machines under load.
-	const soon = 12 * time.Second
+	const soon = 25 * time.Second
 	for name, tt := range map[string]struct {
 		conduct Conduct
 		unfit   string

@@ -9,7 +9,7 @@ import (
 
 // When a box is not asked to pass segments on, although it says that it can.
 const (
-	mostVain     = 2                // copies in a row that boxes did not get of it, each within cannotFor of the one before: then it is not asked…
+	mostVain     = 2                // boxes in a row that did not get of it what they should, each within cannotFor of the one before: then it is not asked…
 	leastUnfit   = 15 * time.Second // …for so long, doubling each time…
 	longestUnfit = 8 * time.Minute  // …to this…
 	fitAgain     = 10 * time.Minute // …until this went well
@@ -62,8 +62,11 @@ func (p *Placement) blame(from, to id.BoxID, why Reason) {
 	if parent == nil || child == nil {
 		return
 	}
-	now := time.Now()
+	now, apart := time.Now(), p.apart(from, to)
 	parent.cannot[to] = now
+	if apart {
+		return // these were under way when the first one failed
+	}
 	if child.missed++; child.missed > 1 {
 		child.note(0, 0, errMissed)
 		if child.missed > mostVain {
