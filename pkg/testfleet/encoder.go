@@ -49,7 +49,11 @@ func (f *Fleet) Encoder() *Encoder { return f.EncoderOf(1) }
 
 // EncoderOf returns an encoder that writes one of the fleet's streams, counted from 1.
 func (f *Fleet) EncoderOf(stream int) *Encoder {
-	dir := f.sourceDir(stream)
+	return f.encoder(f.sourceDir(stream), stream)
+}
+
+func (f *Fleet) encoder(dir string, stream int) *Encoder {
+	f.tb.Helper()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		f.tb.Fatal(err)
 	}

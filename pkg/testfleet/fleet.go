@@ -36,13 +36,16 @@ type Options struct {
 // Fleet is a running fleet with one publisher. Its first stream is "demo"; what it publishes is
 // written with Encoder.
 type Fleet struct {
-	tb        testing.TB
-	dir       string
-	redis     state.Config
-	Log       *slog.Logger
-	Entrances []*Entrance
-	Boxes     []*Box
-	Publisher *Publisher
+	tb         testing.TB
+	dir        string
+	redis      state.Config
+	entrances  []string // URLs
+	change     func(i int, c *box.Config)
+	publishers int // added
+	Log        *slog.Logger
+	Entrances  []*Entrance
+	Boxes      []*Box
+	Publisher  *Publisher
 }
 
 // Entrance, Box and Publisher are peers that can be stopped and started again with their
@@ -90,18 +93,8 @@ func Start(tb testing.TB, o Options) *Fleet {
 		urls = append(urls, "http://"+e.Addr().String())
 		f.Entrances = append(f.Entrances, e)
 	}
-	for i := range o.Boxes {
-		b := &Box{peer: peer{fleet: f, name: fmt.Sprintf("box%d", i+1)}, Link: newLink(tb), cfg: box.DefaultConfig()}
-		b.cfg.Listen, b.cfg.PublicAddress = "127.0.0.1:0", b.Link.Addr()
-		b.cfg.DataDir, b.cfg.LiveDir = filepath.Join(f.dir, b.name), filepath.Join(f.dir, b.name+"-live")
-		b.cfg.Entrances, b.cfg.ReportInterval = urls, config.Second
-		b.cfg.UploadCapacity, b.cfg.UploadLimit = config.Fixed(config.Gbit), config.Fixed(config.Gbit)
-		if o.Box != nil {
-			o.Box(i, &b.cfg)
-		}
-		f.Boxes = append(f.Boxes, b)
-		b.Start()
-	}
+	f.entrances, f.change = urls, o.Box
+	f.AddBoxes(o.Boxes)
 	p := &Publisher{peer: peer{fleet: f, name: "publisher"}, cfg: publisher.DefaultConfig()}
 	p.cfg.Listen, p.cfg.DataDir, p.cfg.Entrances = "127.0.0.1:0", filepath.Join(f.dir, "publisher"), urls
 	p.cfg.Streams = []publisher.StreamConfig{{Name: "demo", Source: "dir:" + f.SourceDir()}}
@@ -119,6 +112,41 @@ func Start(tb testing.TB, o Options) *Fleet {
 	p.cfg.Listen = p.Addr().String()
 	f.AwaitBoxes(o.Boxes)
 	return f
+}
+
+// AddPublisher starts one more publisher, whose stream "demo" is written with the encoder.
+func (f *Fleet) AddPublisher(change func(c *publisher.Config)) (*Publisher, *Encoder) {
+	f.tb.Helper()
+	f.publishers++
+	name := fmt.Sprintf("publisher%d", f.publishers+1)
+	p := &Publisher{peer: peer{fleet: f, name: name}, cfg: publisher.DefaultConfig()}
+	p.cfg.Listen, p.cfg.DataDir, p.cfg.Entrances = "127.0.0.1:0", filepath.Join(f.dir, name), f.entrances
+	e := f.encoder(filepath.Join(f.dir, name+"-source"), 100+f.publishers)
+	p.cfg.Streams = []publisher.StreamConfig{{Name: "demo", Source: "dir:" + e.dir}}
+	if change != nil {
+		change(&p.cfg)
+	}
+	p.Start()
+	p.cfg.Listen = p.Addr().String()
+	return p, e
+}
+
+// AddBoxes starts so many more boxes. It does not wait until the publisher knows them.
+func (f *Fleet) AddBoxes(n int) {
+	f.tb.Helper()
+	for range n {
+		i := len(f.Boxes)
+		b := &Box{peer: peer{fleet: f, name: fmt.Sprintf("box%d", i+1)}, Link: newLink(f.tb), cfg: box.DefaultConfig()}
+		b.cfg.Listen, b.cfg.PublicAddress = "127.0.0.1:0", b.Link.Addr()
+		b.cfg.DataDir, b.cfg.LiveDir = filepath.Join(f.dir, b.name), filepath.Join(f.dir, b.name+"-live")
+		b.cfg.Entrances, b.cfg.ReportInterval = f.entrances, config.Second
+		b.cfg.UploadCapacity, b.cfg.UploadLimit = config.Fixed(config.Gbit), config.Fixed(config.Gbit)
+		if f.change != nil {
+			f.change(i, &b.cfg)
+		}
+		f.Boxes = append(f.Boxes, b)
+		b.Start()
+	}
 }
 
 // SourceDir is the directory of the first stream's source.

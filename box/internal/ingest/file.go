@@ -50,10 +50,12 @@ func (ses *session) file(r io.Reader) error {
 	}
 	if errors.Is(err, errTooSlow) {
 		ses.s.metrics.files.WithLabelValues("slow").Inc()
+		ses.brokeOff(header, err)
 		return fmt.Errorf("the file %s: %w", id.Quote(string(header.Path)), err)
 	}
 	if err != nil {
 		ses.s.metrics.files.WithLabelValues("broken").Inc()
+		ses.brokeOff(header, err)
 		return fmt.Errorf("the file %s broke off: %w", id.Quote(string(header.Path)), err)
 	}
 	ses.count(entry)
@@ -118,7 +120,11 @@ func (ses *session) check(h wire.FileHeader) error {
 	case ses.publisher == "" && (h.Publisher == "" || ses.s.with(h.Publisher, wire.FeatureRelay) == nil):
 		return refuse(wire.KindDenied, "PUBLISHER has no session with this box: only its files are taken from other boxes")
 	}
-	if seg, live := id.ParseSegmentPath(h.Path); live && ses.s.cfg.Owner.Refuses(ses.owner(h), seg.Stream) {
+	seg, live := id.ParseSegmentPath(h.Path)
+	if live && ses.publisher == "" && h.Digest.Short() != seg.Short {
+		return refuse(wire.KindDigest, "SHA256 is not the one that FILE_PATH is named by")
+	}
+	if live && ses.s.cfg.Owner.Refuses(ses.owner(h), seg.Stream) {
 		return refuse(wire.KindDenied, "this box's owner takes nothing of this stream")
 	}
 	if ses.ack() {

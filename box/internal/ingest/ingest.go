@@ -286,6 +286,9 @@ func (s *Service) claim(ses *session, pub id.PublisherID, publish wire.Publish, 
 
 // with returns the newest session of the publisher that has a feature, nil where there is none.
 func (s *Service) with(pub id.PublisherID, feature wire.Feature) (found *session) {
+	if pub == "" {
+		return nil // those are boxes' sessions
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for ses := range s.sessions {

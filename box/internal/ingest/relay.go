@@ -52,6 +52,17 @@ func (ses *session) answer(h *wire.FileHeader, message any) error {
 	return nil
 }
 
+// brokeOff tells the publisher that a box did not pass a file on to its end. A publisher knows of itself what it
+// broke off.
+func (ses *session) brokeOff(h *wire.FileHeader, err error) {
+	if ses.publisher == "" && ses.unanswered.CompareAndSwap(h, nil) {
+		_ = ses.answer(h, wire.Refused{
+			Command: wire.CommandRefused, RequestID: h.RequestID, Kind: wire.KindRelay,
+			Error: "the box that passes it on broke off: " + err.Error(),
+		})
+	}
+}
+
 // signed adds what the box says of itself.
 func (ses *session) signed(message any) any {
 	switch m := message.(type) {

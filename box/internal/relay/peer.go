@@ -34,11 +34,13 @@ type target struct {
 type peer struct {
 	target
 	slots chan struct{} // one for each session in use
+	users int           // transfers to it; Service.mu's
 
 	mu   sync.Mutex
 	idle []*session // the one used last at the end
 }
 
+// peer returns the box of a node, for a transfer that calls leave in the end.
 func (s *Service) peer(n wire.RelayNode, pub id.PublisherID) *peer {
 	t := target{box: n.Box, connectWS: n.ConnectWS}
 	if n.Old {
@@ -51,7 +53,14 @@ func (s *Service) peer(n wire.RelayNode, pub id.PublisherID) *peer {
 		p = &peer{target: t, slots: make(chan struct{}, perPeer)}
 		s.peers[t] = p
 	}
+	p.users++
 	return p
+}
+
+func (s *Service) leave(p *peer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p.users--
 }
 
 // acquire returns a session that nobody else uses: a kept one, or a new one. It waits while all are
@@ -129,7 +138,7 @@ func (s *Service) closeIdle(before time.Time) {
 			}
 		}
 		p.idle = keep
-		if len(keep) == 0 && len(p.slots) == 0 {
+		if len(keep) == 0 && p.users == 0 {
 			delete(s.peers, t)
 		}
 		p.mu.Unlock()
@@ -172,7 +181,7 @@ func (s *Service) open(ctx context.Context, p *peer, least netaddr.Scope) (*sess
 	if err != nil || strings.TrimSuffix(u.Path, "/") != strings.TrimSuffix(wire.BoxWSPath(t.box), "/") || u.RawQuery != "" {
 		return nil, errors.New("its CONNECT_WS is not the websocket of that box")
 	}
-	ctx, cancel := context.WithTimeout(ctx, openWithin)
+	ctx, cancel := context.WithTimeout(ctx, s.patience)
 	defer cancel()
 	conn, err := wsconn.Dial(ctx, t.connectWS, wsconn.Dialing{Least: least, Paced: true})
 	if err != nil {
@@ -191,6 +200,9 @@ func (s *Service) open(ctx context.Context, p *peer, least netaddr.Scope) (*sess
 
 func (s *Service) greet(c *session, t target) error {
 	hello := wire.Publish{Peer: s.cfg.Own(c.LocalAddr()), Command: wire.CommandPublish, Features: wire.Features{wire.FeatureAck, wire.FeatureRelay}}
+	if hello.ID == string(t.box) {
+		return errors.New("it is this box itself")
+	}
 	if t.publisher != "" {
 		hello.Peer, hello.Features = wire.Peer{ID: string(t.publisher), IP: hello.IP, Type: wire.TypePublisher}, nil
 	}

@@ -61,6 +61,7 @@ type Service struct {
 	cfg     Config
 	metrics *prometheus.CounterVec
 
+	patience  time.Duration // openWithin, but in tests
 	sent      atomic.Int64
 	transfers chan struct{}
 
@@ -74,7 +75,7 @@ type Service struct {
 
 // New returns a Service without sessions.
 func New(cfg Config) *Service {
-	s := &Service{cfg: cfg, transfers: make(chan struct{}, maxTransfers), peers: map[target]*peer{}}
+	s := &Service{cfg: cfg, patience: openWithin, transfers: make(chan struct{}, maxTransfers), peers: map[target]*peer{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.metrics = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "dandelion_box_relay_files_total", Help: "Files passed on to other boxes, by how that ended: sent, failed, busy.",
@@ -186,6 +187,7 @@ func (s *Service) pass(f File, n wire.RelayNode, content io.ReadCloser) {
 
 func (s *Service) send(ctx context.Context, f File, n wire.RelayNode, content io.Reader) error {
 	p := s.peer(n, f.Header.Publisher)
+	defer s.leave(p)
 	c, err := p.acquire(ctx, s, f.Least)
 	if err != nil {
 		return err

@@ -44,6 +44,9 @@ type member struct {
 	waiting int64     // bytes queued or under way
 	passing int64     // bytes that it is to pass on to others
 	doubts  doubts
+	parent  parenthood
+	denied  map[id.StreamName]time.Time // streams that it does not take, and when it said so
+	missed  int                         // copies that should have been passed on to it, since the last one that it got
 
 	distance float64 // km from all viewers; NaN: unknown
 
@@ -130,7 +133,7 @@ func (m *member) note(size int64, took time.Duration, err error) {
 	switch {
 	case err == nil:
 		m.record = m.record.Succeeded(size, took)
-	case !errors.Is(err, push.ErrSource):
+	case !errors.Is(err, push.ErrSource) && !isDenied(err):
 		m.record = m.record.Failed()
 		m.failed = time.Now()
 	}

@@ -460,6 +460,9 @@ func (p *Placement) finished(m *member, d *delivery, file push.File, start time.
 	silent := !m.pushing[d]
 	delete(m.pushing, d)
 	d.ended()
+	if isDenied(err) {
+		p.deny(m, streamOf(j.Path))
+	}
 	if err != nil {
 		p.undelivered.add(reasonOf(err))
 		p.forsake(j, m.id)
@@ -467,6 +470,7 @@ func (p *Placement) finished(m *member, d *delivery, file push.File, start time.
 	switch {
 	case err == nil:
 		j.copies++
+		m.missed = 0
 		p.passesOn(j, m.id, time.Now())
 		p.spread(j) // who wants it meanwhile, or has lost it, gets it from this box
 	case errors.Is(err, push.ErrSource):
@@ -539,6 +543,7 @@ func (p *Placement) Boxes() []BoxStatus {
 		list = append(list, BoxStatus{
 			ID: r.ID, EdgeURL: m.box.EdgeBase, Score: r.Score, Excluded: r.Excluded, Up: m.link.Up(), Old: m.link.Old(), Sent: m.link.Sent(), Waiting: len(m.queue),
 			Grant: m.link.Standing().Grant, Relays: int64(used.Relayed), Viewers: p.cfg.Audience.Seats(r.ID),
+			Unfit: m.parent.unfitNow(time.Now()),
 		})
 	}
 	return list
@@ -558,6 +563,8 @@ type BoxStatus struct {
 	Relays   int64    `json:"relays"` // bytes/s of it that are planned for passing on
 	// Viewers sit at the box, by rendition.
 	Viewers map[string]int `json:"viewers,omitempty"`
+	// Unfit is why the box is not asked to pass segments on for a while.
+	Unfit Reason `json:"unfit_to_relay,omitempty"`
 }
 
 // Up returns how many boxes files can be pushed to now.

@@ -90,6 +90,12 @@ func (p *Placement) replan(now time.Time) (changed bool) {
 		standing := m.link.Standing()
 		for i := range renditions {
 			kept := known[renditions[i].Name]
+			if stream, _, _ := strings.Cut(kept.Name, "/"); m.denies(id.StreamName(stream), now) {
+				if renditions[i].Refused == nil {
+					renditions[i].Refused = map[id.BoxID]bool{}
+				}
+				renditions[i].Refused[r.ID] = true
+			}
 			if hasStream(standing.Favours, kept.Name) && kept.Rate*kept.TTL.Seconds() <= float64(standing.Seed) {
 				renditions[i].Keep = append(renditions[i].Keep, r.ID)
 			}
@@ -213,7 +219,7 @@ func (p *Placement) budget(known map[string]Rendition) {
 // planBox is what a plan needs to know of the box, but for its score.
 func (m *member) planBox() plan.Box {
 	s := m.link.Standing()
-	return plan.Box{ID: m.id, Household: m.box.Household, Grant: float64(s.Grant), Relays: s.Relays, Place: m.place}
+	return plan.Box{ID: m.id, Household: m.box.Household, Grant: float64(s.Grant), Relays: s.Relays && m.parent.unfitNow(time.Now()) == "", Place: m.place}
 }
 
 // tell says once that a rendition's upload is short, or is not any more.

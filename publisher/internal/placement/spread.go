@@ -85,7 +85,7 @@ func (p *Placement) lacks(s Live, now time.Time) bool {
 		holds[box] = true
 	}
 	for _, box := range wanted {
-		if m := p.members[box]; m != nil && m.link.Up() && !holds[box] {
+		if m := p.members[box]; m != nil && m.link.Up() && !holds[box] && !m.denies(streamOf(s.Path), now) {
 			return true
 		}
 	}
@@ -121,7 +121,7 @@ func (p *Placement) replicate(j *job, holding []plan.Member, n int) {
 	for box := range j.relays {
 		taken[box] = true
 	}
-	chosen := ranking.Choose(p.ranked(), n, taken, p.rng)
+	chosen := ranking.Choose(p.ranked(), n, p.except(taken, j), p.rng)
 	var members []plan.Member
 	for _, box := range chosen {
 		members = append(members, p.planMember(p.members[box], j))
@@ -155,7 +155,7 @@ func (p *Placement) another(j *job) {
 	if time.Until(j.Expires) <= leastUseful {
 		return
 	}
-	for _, box := range ranking.Choose(p.ranked(), 1, j.tried, p.rng) {
+	for _, box := range ranking.Choose(p.ranked(), 1, p.except(maps.Clone(j.tried), j), p.rng) {
 		p.pushTo(j, box, nil)
 	}
 }
@@ -203,7 +203,7 @@ func (p *Placement) rateOf(j *job) float64 {
 func (p *Placement) missing(j *job, now time.Time) (missing []plan.Member) {
 	for _, box := range p.wants(j.Live, now) {
 		m := p.members[box]
-		if m == nil || !m.link.Up() || m.doubts.deaf || j.tried[box] || j.relays[box] != nil {
+		if m == nil || !m.link.Up() || m.doubts.deaf || j.tried[box] || j.relays[box] != nil || m.denies(streamOf(j.Path), now) {
 			continue
 		}
 		missing = append(missing, p.planMember(m, j))
@@ -339,9 +339,13 @@ func (p *Placement) unlag(now time.Time) {
 			continue
 		}
 		limit := max(leastLag, time.Duration(lagSegments*float64(f.job.Duration)))
+		if f.job.relays[f.from] != nil {
+			continue // it has not got it either, and is late itself soon
+		}
 		late := !f.since.IsZero() && now.Sub(f.since) > limit || now.Sub(f.began) > limit+pushWithin(f.job)
 		if late && p.flights[f.request] == f {
 			p.log.Info("a segment is not passed on in time; another box is asked to", "box", f.box, "from", f.from, "path", f.job.Path)
+			p.blame(f.from, f.box, ReasonLagging)
 			p.lose(f, ReasonLagging)
 			f.given = now
 			p.flights[f.request] = f
@@ -378,22 +382,25 @@ func (p *Placement) answered(m *member, answer any) {
 		switch {
 		case f == nil || !f.given.IsZero() || f.box != m.id && a.Box != f.box:
 		case a.Kind == wire.KindRelay || a.Box != "":
-			p.log.Info("a box could not pass a segment on; another one is asked to", "box", m.id, "to", f.box, "path", f.job.Path, "reason", id.Quote(a.Error))
-			if from := p.members[f.from]; from != nil {
-				from.cannot[f.box] = time.Now()
+			p.log.Info("a box could not pass a segment on; another one is asked to", "box", f.from, "to", f.box, "path", f.job.Path, "reason", id.Quote(a.Error))
+			if f.job.relays[f.from] == nil { // else it may not have got it itself
+				p.blame(f.from, f.box, ReasonRelay)
 			}
 			p.lose(f, ReasonRelay)
 		case a.Kind == wire.KindDigest && a.Parent != "":
 			p.log.Warn("a box passed other bytes on than it was given", "box", a.Parent, "to", f.box, "path", f.job.Path)
 			if parent := p.members[a.Parent]; parent != nil && a.Parent == f.from {
 				parent.note(0, 0, errSpoilt)
-				parent.cannot[f.box] = time.Now()
+				p.blame(f.from, f.box, ReasonRefused+"_"+Reason(a.Kind))
 			}
 			p.lose(f, ReasonRefused+"_"+Reason(a.Kind))
 		default:
 			err := &push.Refusal{Kind: a.Kind, Text: a.Error}
 			p.log.Info("a box does not take what was passed on to it", "box", f.box, "path", f.job.Path, "reason", err)
 			m.note(0, 0, err)
+			if isDenied(err) {
+				p.deny(m, streamOf(f.job.Path))
+			}
 			f.job.lost[f.box] = mostLost
 			p.lose(f, reasonOf(err))
 		}
@@ -413,6 +420,9 @@ func (p *Placement) arrived(m *member, a wire.Stored) {
 	j := f.job
 	if f.given.IsZero() {
 		p.land(f)
+		if parent := p.members[f.from]; parent != nil {
+			parent.parent.passed()
+		}
 	} else {
 		delete(p.flights, f.request)
 		if again := j.relays[f.box]; again != nil {
@@ -424,6 +434,7 @@ func (p *Placement) arrived(m *member, a wire.Stored) {
 	first := p.records.add(liveFile(j.Live), f.box, f.began, taskFacts{})
 	if child := p.members[f.box]; child != nil {
 		child.note(0, 0, nil)
+		child.missed = 0
 	}
 	p.passesOn(j, f.root, time.Now())
 	p.spread(j)

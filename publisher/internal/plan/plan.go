@@ -37,6 +37,7 @@ type Rendition struct {
 	Areas    []Area  // where those of them are whose place is known
 	Replicas int     // holders that it has at least, viewers or not
 	Keep     []id.BoxID
+	Refused  map[id.BoxID]bool // boxes that do not take it
 }
 
 // Area is how many viewers are in one place.
@@ -138,7 +139,7 @@ func (m *maker) add(r Rendition, before []id.BoxID) {
 	}
 	chosen, far := m.choose(r, before)
 	for _, b := range r.Keep {
-		if _, up := m.boxes[b]; up && !slices.Contains(chosen, b) && len(chosen) > 0 {
+		if _, up := m.boxes[b]; up && !r.Refused[b] && !slices.Contains(chosen, b) && len(chosen) > 0 {
 			chosen = append(chosen, b)
 		}
 	}
@@ -235,12 +236,12 @@ func longestFirst(chosen, before []id.BoxID) []id.BoxID {
 func (m *maker) candidates(r Rendition, before []id.BoxID) []id.BoxID {
 	var list, fresh []id.BoxID
 	for _, b := range before {
-		if _, up := m.boxes[b]; up {
+		if _, up := m.boxes[b]; up && !r.Refused[b] {
 			list = append(list, b)
 		}
 	}
 	for b := range m.boxes {
-		if !slices.Contains(list, b) {
+		if !slices.Contains(list, b) && !r.Refused[b] {
 			fresh = append(fresh, b)
 		}
 	}

@@ -208,3 +208,21 @@ func TestSlots(t *testing.T) {
 		}
 	}
 }
+
+// TestRefused: a box that does not take a rendition does not hold it, whatever it held or should keep, and holds others.
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	boxes := []Box{{ID: "a", Grant: 1000, Score: 1, Relays: true}, {ID: "b", Grant: 100, Score: 0.1, Relays: true}}
+	refused := map[id.BoxID]bool{"a": true}
+	before := Plan{Holders: map[string]Holders{"x": {Boxes: []id.BoxID{"a"}}}}
+	p := Make(boxes, []Rendition{
+		{Name: "x", Rate: 10, Replicas: 2, Viewers: 1, Keep: []id.BoxID{"a"}, Refused: refused},
+		{Name: "y", Rate: 10, Replicas: 2},
+	}, 1, before)
+	if got := p.Holders["x"].Boxes; !slices.Equal(got, []id.BoxID{"b"}) {
+		t.Errorf("holders of what one refuses: %v", got)
+	}
+	if got := p.Holders["y"].Boxes; !slices.Equal(got, []id.BoxID{"a", "b"}) {
+		t.Errorf("holders of another: %v", got)
+	}
+}
