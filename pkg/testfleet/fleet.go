@@ -16,6 +16,7 @@ import (
 	"dandelion/entrance"
 	"dandelion/pkg/config"
 	"dandelion/pkg/state"
+	"dandelion/pkg/wire"
 	"dandelion/publisher"
 )
 
@@ -112,6 +113,11 @@ func Start(tb testing.TB, o Options) *Fleet {
 	p.cfg.Listen = p.Addr().String()
 	f.AwaitBoxes(o.Boxes)
 	return f
+}
+
+// entranceWS is the URL that an old peer is configured with.
+func (f *Fleet) entranceWS() string {
+	return "http://" + f.Entrances[0].Addr().String() + wire.EntranceWSPath
 }
 
 // AddPublisher starts one more publisher, whose stream "demo" is written with the encoder.

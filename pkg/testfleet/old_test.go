@@ -50,11 +50,6 @@ func TestOldBoxServesOurStream(t *testing.T) {
 	f.Await("the silent old box is not offered any more", func() bool { return !offered() })
 }
 
-// entranceWS is the URL that an old peer is configured with.
-func (f *Fleet) entranceWS() string {
-	return "http://" + f.Entrances[0].Addr().String() + wire.EntranceWSPath
-}
-
 type oldSearchReply struct {
 	ID           string                    `json:"ID"`
 	Command      string                    `json:"COMMAND"`
