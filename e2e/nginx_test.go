@@ -33,19 +33,27 @@ func behindNginx(t *testing.T, addr, conf, cert, key string, edits map[string]st
 	return testnginx.Start(t, addr, testnginx.Edit(t, conf, edits))
 }
 
-// addNginxBox starts a box that nginx serves the files of, with TLS.
+// addNginxBox starts a box that nginx serves the files of, with TLS where there is a certificate.
 func (f *fleet) addNginxBox(cert, key string) *daemon {
 	f.t.Helper()
 	name := fmt.Sprintf("box%d", len(f.boxes)+1)
 	dir, addr := filepath.Join(f.dir, name), testnginx.FreeAddr(f.t)
+	public := addr
+	if cert != "" {
+		public = "https://" + addr
+	}
 	b := newDaemonIn(f.t, f.env, nil, "run_box", name, dir, fmt.Sprintf("box:\n  edge: nginx\n  edge_listen: %q\n  public_address: %q\n  data_dir: %q\n  live_dir: %q\n  access_log: %q\n  upload_limit: 1Gbit/s\n",
-		addr, "https://"+addr, filepath.Join(dir, "data"), filepath.Join(dir, "live"), filepath.Join(dir, "access.log"))+f.peers)
+		addr, public, filepath.Join(dir, "data"), filepath.Join(dir, "live"), filepath.Join(dir, "access.log"))+f.peers)
 	b.public = addr
 	status, conf, said := run(f.t, soon, nil, program("run_box"), "--config", filepath.Join(dir, "config.yaml"), "--listen", b.listen, "--print-nginx")
 	if status != 0 || said != "" {
 		f.t.Fatalf("run_box --print-nginx: status %d: %s", status, said)
 	}
-	behindNginx(f.t, addr, conf, cert, key, map[string]string{})
+	if cert == "" {
+		testnginx.Start(f.t, addr, conf)
+	} else {
+		behindNginx(f.t, addr, conf, cert, key, map[string]string{})
+	}
 	f.boxes = append(f.boxes, b)
 	return b
 }

@@ -107,14 +107,14 @@ func known(t *testing.T, entrance *daemon) (map[string]bool, error) {
 	return boxes, err
 }
 
-// TestTwoEntrances: of two processes of one entrance behind nginx one is killed. No box is lost, and the stream
-// goes on.
+// TestTwoEntrances: of two processes of one entrance behind nginx one is killed. No box is lost, the stream
+// goes on, and each delivery is counted once.
 func TestTwoEntrances(t *testing.T) {
 	t.Parallel()
 	server := redistest.StartServer(t)
 	const boxes, lease = 4, 20 * time.Second // entrance.lease_ttl
 	fleet := newFleet(t, plan{boxes: boxes, twin: true, state: fmt.Sprintf("redis:\n  url: %q\n", server.URL())})
-	encode(t, fleet.source, ts, "+delete_segments")
+	encoder := encode(t, fleet.source, ts, "+delete_segments")
 	fleet.awaitMore(4) // a stream that has just begun has nothing to buffer
 
 	// Each process knows all boxes, and each box is connected to one of them.
@@ -180,6 +180,13 @@ func TestTwoEntrances(t *testing.T) {
 		}
 		return err
 	})
+
+	// No delivery was counted twice, and none was lost.
+	finish(t, encoder)
+	awaitOver(t, viewers)
+	for _, b := range fleet.boxes {
+		fleet.accounted(viewers, b, 0)
+	}
 }
 
 // ready asks a daemon's /debug/ready and returns what is wrong; "" when it is ready.
