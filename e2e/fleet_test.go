@@ -10,13 +10,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // daemon is one of the three, with the configuration that it is started with again after a kill.
@@ -66,11 +62,7 @@ func (d *daemon) start() {
 	if d.process != nil {
 		d.replaced.Store(true)
 	}
-	begin := func() { d.process = begin(d.t, d.name, cmd, d.stop) }
-	if d.program == "run_box" {
-		begin = withSlack(begin)
-	}
-	d.at.enter(begin)
+	d.at.enter(func() { d.process = begin(d.t, d.name, cmd, d.stop) })
 	line := d.says(d.t, soon, " listen=", " id=")
 	if id := attribute(line, "id"); d.id != "" && d.id != id {
 		fails(d.t, "%s was %s and is %s after a restart", d.name, d.id, id)
@@ -79,22 +71,6 @@ func (d *daemon) start() {
 	}
 	d.listen = attribute(line, "listen")
 	d.addr = d.at.reachedAt(d.listen)
-}
-
-// boxSlack is how much later than asked for a box's timers may fire: TimerSlackNSec of
-// deploy/systemd/run_box.service. With the kernel's 50 µs a hundred boxes on two processors spend most of their
-// time in the monitor of Go's runtime, which sleeps for 20 µs at a time while anything runs.
-const boxSlack = 2 * time.Millisecond
-
-// withSlack returns f whose processes have boxSlack.
-func withSlack(f func()) func() {
-	return func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		_ = unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(boxSlack), 0, 0, 0) // refused to nobody
-		defer unix.Prctl(unix.PR_SET_TIMERSLACK, 0, 0, 0, 0)               // as it was
-		f()
-	}
 }
 
 func (d *daemon) url() string { return "http://" + d.addr }

@@ -51,9 +51,9 @@ func New(rate int64) *Limiter {
 func (l *Limiter) chunk() int64 { return max(1, l.rate/40) }
 
 // burst is how much may be given out at once after a pause. It is what a window of any length can
-// have above the rate: 4.5 % in a second. It is more than a chunk, so that a timer that fires late
-// loses nothing.
-func (l *Limiter) burst() int64 { return max(1, l.rate*9/200) }
+// have above the rate: 3.5 % in a second, which of 5 % leaves room for what is not counted here, such as
+// headers and reports. It is more than a chunk, so that a timer that fires late loses nothing.
+func (l *Limiter) burst() int64 { return max(1, l.rate*7/200) }
 
 // SetRate changes the limit, for those who wait too. 0 is no limit.
 func (l *Limiter) SetRate(rate int64) {
