@@ -135,7 +135,8 @@ func (b *Box) wire(redis state.Config) error {
 	if redis.EmbeddedListen != "" {
 		b.log.Warn("redis.embedded_listen: a box has no embedded state; where other programs should see its records, set redis.url")
 	}
-	trafficConfig := traffic.Config{Box: b.id, Dir: b.journalDir(), Sync: b.cfg.SyncData, Registerer: b.metrics, Log: b.log}
+	// What was sent and how far nginx's log was read must not be forgotten: it would be read, and sent, again.
+	trafficConfig := traffic.Config{Box: b.id, Dir: b.journalDir(), Sync: b.cfg.SyncData || b.cfg.nginx(), Registerer: b.metrics, Log: b.log}
 	if redis.URL != "" || len(redis.Addrs) > 0 {
 		open := func(ctx context.Context) (*state.State, error) { return state.Connect(ctx, redis, b.log) }
 		b.records = newRecords(b.id, open, b.metrics, b.log)

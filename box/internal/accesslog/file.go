@@ -189,13 +189,18 @@ func compressed(name string) bool {
 
 // holds reports whether a file begins as the one of the position did, and has all that was taken of it.
 func holds(name string, at Position) bool {
+	info, err := os.Stat(name)
+	return err == nil && info.Size() >= at.Offset && begins(name, at)
+}
+
+// begins reports whether a file begins as the one of the position did.
+func begins(name string, at Position) bool {
 	f, err := os.Open(name)
 	if err != nil {
 		return false
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil || !info.Mode().IsRegular() || info.Size() < at.Offset {
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		return false
 	}
 	head, err := readHead(f, min(at.Offset, headSize))

@@ -141,7 +141,24 @@ func (f *Follower) resume(ctx context.Context) *log {
 		f.metrics.gaps.Inc()
 		f.cfg.Log.Warn("the access log that was read last is gone; what nginx wrote to its end is not accounted", "path", f.cfg.Path)
 	}
+	if l := f.shortened(); l != nil {
+		return l
+	}
 	return f.await(ctx)
+}
+
+// shortened opens the log at its end where it is the one that was read last and has less than was read of it: a
+// power failure took its end, or it was restored. All that is left was taken; nil: it is not so.
+func (f *Follower) shortened() *log {
+	info, err := os.Stat(f.cfg.Path)
+	if at := f.cfg.From; err != nil || info.Size() >= at.Offset || info.Size() < headSize || !begins(f.cfg.Path, at) {
+		return nil
+	}
+	l, err := openLog(f.cfg.Path, info.Size())
+	if err != nil {
+		return nil
+	}
+	return l
 }
 
 // await opens the log from its beginning as soon as it is there; nil: ctx has ended.

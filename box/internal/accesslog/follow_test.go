@@ -389,6 +389,19 @@ func TestLost(t *testing.T) {
 			r.append("\n" + r.next(1))
 			r.sleep()
 		}, 0, 1, 0},
+		"a power failure took its end": {func(r *rig) {
+			r.append(r.next(20))
+			info, err := os.Stat(r.path)
+			r.do(err)
+			r.append(r.next(10))
+			r.sleep()
+			r.stop()
+			r.do(os.Truncate(r.path, info.Size()-7))
+			r.start()
+			r.sleep()
+			r.append(r.next(3))
+			r.sleep()
+		}, 0, 0, 1},
 		"removed while down": {func(r *rig) {
 			r.append(r.next(30))
 			r.sleep()

@@ -51,14 +51,17 @@ type logged struct {
 	Completion string  `json:"completion"` // "OK", or empty
 }
 
-const maxTime = 1e11 // unix seconds: the year 5138
+const (
+	maxTime  = 1e11    // unix seconds: the year 5138
+	maxBytes = 1 << 50 // no answer is as long; entrances refuse more
+)
 
 func parse(line []byte) (d Delivery, err error) {
 	l := logged{Bytes: -1}
 	if err := json.Unmarshal(line, &l, jsontext.AllowInvalidUTF8(true)); err != nil {
 		return d, errGarbage
 	}
-	if l.Bytes < 0 || !(l.Time > 0 && l.Time < maxTime) {
+	if l.Bytes < 0 || l.Bytes > maxBytes || !(l.Time > 0 && l.Time < maxTime) {
 		return d, errGarbage
 	}
 	if d.Status, err = parseStatus(l.Status); err != nil {
@@ -87,7 +90,7 @@ func parseOld(line []byte) (d Delivery, err error) {
 	if d.Status, err = parseStatus(status); err != nil {
 		return d, err
 	}
-	if d.Bytes, err = strconv.ParseInt(size, 10, 64); err != nil || d.Bytes < 0 {
+	if d.Bytes, err = strconv.ParseInt(size, 10, 64); err != nil || d.Bytes < 0 || d.Bytes > maxBytes {
 		return d, errGarbage
 	}
 	method, rest, ok := strings.Cut(unescapeOld(string(line[start+1:end])), " ")

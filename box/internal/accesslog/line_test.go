@@ -41,7 +41,7 @@ func TestParse(t *testing.T) {
 	}
 	for _, line := range []string{
 		"", "x", `"`, `""`, `"a"`, `"GET / HTTP/1.1"200-5`, `"GET / HTTP/1.1"-200`, `"GET / HTTP/1.1"-20-5`, `"GET / HTTP/1.1"-200--5`, `"GET / HTTP/1.1"-200-5x`,
-		`"GET / HTTP/1.1"-200-99999999999999999999`, json[:len(json)-1], json + "x", "{}", `{"time":1}`, strings.Replace(json, ":5", ":-5", 1), strings.Replace(json, ":5", `:"5"`, 1),
+		`"GET / HTTP/1.1"-200-99999999999999999999`, `"GET / HTTP/1.1"-200-9223372036854775807`, strings.Replace(json, ":5", ":9223372036854775807", 1), json[:len(json)-1], json + "x", "{}", `{"time":1}`, strings.Replace(json, ":5", ":-5", 1), strings.Replace(json, ":5", `:"5"`, 1),
 		strings.Replace(json, "1512345678.123", "1e300", 1), strings.Replace(json, "1512345678.123", "0", 1), strings.Replace(json, `"200"`, `"2000"`, 1), strings.Replace(json, `"200"`, `"-20"`, 1),
 	} {
 		if d, err := Parse([]byte(line)); err == nil {

@@ -70,6 +70,7 @@ type journal struct {
 	open         *os.File // of the last one, while it may grow
 	position     string   // the last one that was written
 	positionFile string   // the name of the file that it stands in; "": there is none
+	before       string   // the file of the position before, kept until the open batch, which has a later one, is finished
 	torn         int      // lines that were cut off, found at the start
 }
 
@@ -208,7 +209,7 @@ func (j *journal) write(l *line, cost int, now time.Time) error {
 	j.used += b.charge()
 	if l.Position != "" {
 		if j.positionFile != b.name() {
-			_ = j.forget(j.positionFile) // the next start does it
+			j.before = j.positionFile
 		}
 		j.position, j.positionFile = l.Position, b.name()
 	}
@@ -240,6 +241,8 @@ func (j *journal) finish() {
 	}
 	_ = j.open.Close()
 	j.open = nil
+	_ = j.forget(j.before) // else the next start does it
+	j.before = ""
 	if b.size == 0 {
 		j.batches = j.batches[:len(j.batches)-1]
 		_ = os.Remove(j.path(b.name()))
@@ -274,9 +277,11 @@ func (j *journal) remove(b *batch) error {
 	}
 	j.batches = slices.Delete(j.batches, i, i+1)
 	j.used -= b.charge()
-	if j.positionFile == b.name() {
-		j.positionFile += doneSuffix
-		return os.Rename(j.path(b.name()), j.path(j.positionFile))
+	for _, needed := range []*string{&j.positionFile, &j.before} {
+		if *needed == b.name() {
+			*needed += doneSuffix
+			return os.Rename(j.path(b.name()), j.path(*needed))
+		}
 	}
 	return os.Remove(j.path(b.name()))
 }

@@ -2,6 +2,8 @@ package traffic
 
 import (
 	"fmt"
+	"net/url"
+	"path"
 	"strings"
 
 	"dandelion/pkg/id"
@@ -184,6 +186,16 @@ func publisherOf(url string) string {
 		return ""
 	}
 	return url[:len(first)+2]
+}
+
+// usual writes a path as it usually is, where a viewer wrote it in another way that web servers understand;
+// "": it is none.
+func usual(escaped string) string {
+	p, err := url.PathUnescape(escaped)
+	if err != nil || !strings.HasPrefix(p, "/") {
+		return ""
+	}
+	return (&url.URL{Path: path.Clean(p)}).EscapedPath()
 }
 
 // renditionOf returns /<publisher>/live/<stream>/<rendition>/ of a live file's URL, else

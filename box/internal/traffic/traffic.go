@@ -74,7 +74,7 @@ func (noRecords) Acknowledged(wire.Mark, int)             {}
 // Delivery is one answer to a viewer's GET.
 type Delivery struct {
 	Time   time.Time  // the end of the answer; zero: now
-	URL    string     // the escaped path: /<publisher>/<path>; others are not counted, nor is a query looked at
+	URL    string     // the escaped path: /<publisher>/<path>, however it is written; others are not counted, nor is a query looked at
 	Status int        // of HTTP
 	Bytes  int64      // of the body that were sent
 	Viewer netip.Addr // the zero Addr: not known
@@ -185,8 +185,10 @@ func (s *Service) record(d *Delivery) {
 		Bytes: max(d.Bytes, 0), Count: 1, Network: networkOf(d.Viewer),
 	}
 	if !s.pending.add(e) {
-		s.ignored++
-		return
+		if e.URL = usual(url); !s.pending.add(e) {
+			s.ignored++
+			return
+		}
 	}
 	s.count++
 	s.bytes += e.Bytes

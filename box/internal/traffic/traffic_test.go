@@ -420,6 +420,60 @@ func TestPosition(t *testing.T) {
 	}
 }
 
+// TestOddURLs: a viewer cannot keep a delivery out of the accounts by how it writes the publisher's path: web servers
+// understand all of these.
+func TestOddURLs(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir(), nil)
+	f := s.Feed("e")
+	odd := []string{"/" + segment, "/x/.." + segment, "/." + segment, "/%70" + segment[2:], "/" + segment + "?a=/b"}
+	for _, url := range odd {
+		s.Record(Delivery{noon, url, 200, 1, netip.Addr{}})
+	}
+	for _, url := range []string{"", "*", "/", "/%", "/%zz" + segment, "//", "/..", "/%2e%2e/x"} {
+		s.Record(Delivery{noon, url, 404, 1, netip.Addr{}})
+	}
+	flush(t, s)
+	b, _ := f.Next()
+	for key, d := range b.Deliveries {
+		if d.URL != segment {
+			t.Errorf("%s: %s", key, d.URL)
+		}
+	}
+	if got := sums(b.Deliveries); got.count != int64(len(odd)) {
+		t.Errorf("%d deliveries, want %d", got.count, len(odd))
+	}
+}
+
+// TestPositionAfterPowerFailure: until what has a position is on the disk, the one before is kept, also when its
+// deliveries are acknowledged meanwhile.
+func TestPositionAfterPowerFailure(t *testing.T) {
+	t.Parallel()
+	for _, late := range []bool{false, true} {
+		dir := t.TempDir()
+		s := open(t, dir, nil)
+		f := s.Feed("e")
+		d := []Delivery{{noon, segment, 200, 5, netip.Addr{}}}
+		s.RecordAll(d, "1")
+		flush(t, s)
+		b, _ := f.Next()
+		if !late {
+			f.Counted(b.Traffic.Mark)
+		}
+		s.RecordAll(d, "2")
+		flush(t, s)
+		f.Counted(b.Traffic.Mark)
+		files, err := filepath.Glob(filepath.Join(dir, "*-00000002"))
+		if err != nil || len(files) != 1 || os.Truncate(files[0], 0) != nil {
+			t.Fatalf("the open batch is not there: %v, %v", files, err)
+		}
+		again := open(t, dir, nil)
+		if again.Position() != "1" || again.State().WaitingBatches != 0 {
+			t.Errorf("acknowledged late %v: position %q, %+v", late, again.Position(), again.State())
+		}
+	}
+}
+
 // TestOneEntranceIsDead: the other has everything, once; for the dead one the oldest are dropped at the
 // limit, to the byte.
 func TestOneEntranceIsDead(t *testing.T) {

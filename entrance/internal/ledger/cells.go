@@ -89,9 +89,9 @@ func (s *Sums) add(other *Sums) {
 	}
 }
 
-// plus adds numbers that are not negative, up to the largest one.
+// plus adds b, which is not negative, up to the largest number. a may be negative.
 func plus(a, b int64) int64 {
-	if sum := a + b; sum >= 0 {
+	if sum := a + b; sum >= a {
 		return sum
 	}
 	return 1<<63 - 1

@@ -99,3 +99,33 @@ func TestClaims(t *testing.T) {
 		}
 	})
 }
+
+// TestClaimsOfFailures: failed deliveries of one hour, whose bytes are more than all of another one, do not make
+// a box exceed what it was sent viewers for, in whatever order Redis has the fields.
+func TestClaimsOfFailures(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, st *state.State) {
+		b := newBook(t, st)
+		now := time.Now().Truncate(time.Hour).Add(30 * time.Minute)
+		b.now = func() time.Time { return now }
+		box := boxID(1)
+		var list []wire.Delivery
+		for i := range 12 {
+			list = append(list, delivery(path(1, "s"), 404, 1000<<i, now.Add(-time.Duration(i)*time.Hour)))
+		}
+		b.Deliveries(box, deliveries(box, list...), mark(1, 1), nil)
+		b.Redirects(publisherID(1), mark(1, 1).Mark, []wire.Redirected{{Box: box, Count: 1, Bytes: 1000}}, nil)
+		b.idle()
+		// All hours are compared.
+		known := map[string]reporter{string(publisherID(1)): {redirects: hourOf(now) - claimHours, deliveries: noReporterKnown}}
+		for range 20 {
+			next, err := b.compare(t.Context(), known)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c := next.boxes[box]; c.Compared != 0 || c.Exceeds() {
+				t.Fatalf("%+v: %s", c, c.Reason())
+			}
+		}
+	})
+}

@@ -15,7 +15,7 @@ import (
 const (
 	mostRoutes  = 10 * wire.MaxRedirects // boxes and streams whose redirects wait
 	mostOffered = 10_000                 // boxes that it is told of
-	offeredFor  = time.Hour              // after it named a box last
+	offeredFor  = time.Hour              // after it named a box last, or viewers were sent there: it names no busy ones
 	countedIn   = 30 * time.Second       // or a batch is sent again
 )
 
@@ -67,7 +67,7 @@ func (o *outbox) offers(boxes []Box, now time.Time) {
 }
 
 // add takes redirects to boxes that the entrance named, and returns how many found no room.
-func (o *outbox) add(list []wire.Redirected) (dropped int64) {
+func (o *outbox) add(list []wire.Redirected, now time.Time) (dropped int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, r := range list {
@@ -79,6 +79,7 @@ func (o *outbox) add(list []wire.Redirected) (dropped int64) {
 			dropped += r.Count
 		default:
 			o.waiting[key] = amount{a.count + r.Count, a.bytes + r.Bytes}
+			o.offered[r.Box] = now
 		}
 	}
 	return dropped
@@ -191,9 +192,9 @@ func (f *Fleet) collect() {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	list := f.cfg.Redirects()
+	list, now := f.cfg.Redirects(), time.Now()
 	for _, o := range f.outboxes {
-		f.drops[DropFull] += o.add(list)
+		f.drops[DropFull] += o.add(list, now)
 	}
 }
 

@@ -262,7 +262,7 @@ func TestOutbox(t *testing.T) {
 			switch rng.IntN(5) {
 			case 0, 1:
 				r := wire.Redirected{Box: boxes[rng.IntN(40)].ID, Stream: id.StreamName(fmt.Sprint("s", rng.IntN(100))), Count: 1 + rng.Int64N(5)}
-				o.add([]wire.Redirected{r, {Box: "box-unknown", Count: 1}})
+				o.add([]wire.Redirected{r, {Box: "box-unknown", Count: 1}}, now)
 				added += r.Count
 			case 2:
 				o.opened()
@@ -302,7 +302,7 @@ func TestCrowdedOutbox(t *testing.T) {
 	o.offers([]Box{{ID: boxA}}, now)
 	var dropped int64
 	for n := range mostRoutes + 7 {
-		dropped += o.add([]wire.Redirected{{Box: boxA, Stream: id.StreamName(fmt.Sprintf("%064d", n)), Count: 1 << 40, Bytes: 1 << 62}})
+		dropped += o.add([]wire.Redirected{{Box: boxA, Stream: id.StreamName(fmt.Sprintf("%064d", n)), Count: 1 << 40, Bytes: 1 << 62}}, now)
 	}
 	if dropped != 7<<40 || len(o.waiting) != mostRoutes || o.left() != mostRoutes<<40 {
 		t.Errorf("%d are dropped, %d wait", dropped, len(o.waiting))
@@ -319,6 +319,24 @@ func TestCrowdedOutbox(t *testing.T) {
 	}
 	if o.offers(nil, now.Add(2*offeredFor)); len(o.offered) != 0 {
 		t.Errorf("%d boxes are remembered for ever", len(o.offered))
+	}
+}
+
+// TestBusyBoxStaysOffered: an entrance names no box whose upload is used up, and yet is told of its viewers.
+func TestBusyBoxStaysOffered(t *testing.T) {
+	t.Parallel()
+	o, now := newOutbox(), time.Unix(1e9, 0)
+	o.offers([]Box{{ID: boxA}, {ID: boxB}}, now)
+	for range 5 {
+		now = now.Add(offeredFor / 2)
+		o.offers(nil, now)
+		o.add([]wire.Redirected{{Box: boxA, Count: 1}}, now)
+	}
+	if o.left() != 5 {
+		t.Errorf("%d redirects to a busy box are told, want 5", o.left())
+	}
+	if _, idle := o.offered[boxB]; idle {
+		t.Error("a box that is neither named nor used is remembered")
 	}
 }
 

@@ -23,7 +23,7 @@ const (
 func areasOf(w front.Watchers, planned int) []plan.Area {
 	var areas []plan.Area
 	for name, a := range w.Areas {
-		areas = append(areas, plan.Area{Name: name, Place: a.Place, Viewers: a.Viewers * planned / max(w.All, 1)})
+		areas = append(areas, plan.Area{Name: name, Place: a.Place, Viewers: int(int64(a.Viewers) * int64(planned) / int64(max(w.All, 1)))})
 	}
 	slices.SortFunc(areas, func(a, b plan.Area) int {
 		return cmp.Or(cmp.Compare(b.Viewers, a.Viewers), cmp.Compare(a.Name, b.Name))

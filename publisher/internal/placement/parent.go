@@ -2,6 +2,7 @@ package placement
 
 import (
 	"errors"
+	"maps"
 	"time"
 
 	"dandelion/pkg/id"
@@ -63,6 +64,7 @@ func (p *Placement) blame(from, to id.BoxID, why Reason) {
 		return
 	}
 	now, apart := time.Now(), p.apart(from, to)
+	maps.DeleteFunc(parent.cannot, func(_ id.BoxID, at time.Time) bool { return now.Sub(at) >= cannotFor }) // boxes come and go
 	parent.cannot[to] = now
 	if apart {
 		return // these were under way when the first one failed

@@ -1,8 +1,12 @@
 package placement
 
 import (
+	"log/slog"
 	"testing"
 	"time"
+
+	"dandelion/pkg/front"
+	"dandelion/pkg/id"
 )
 
 // TestParenthood: one failure is no reason, two in a row are; the pause doubles to its limit, and is forgotten after
@@ -44,5 +48,27 @@ func TestParenthood(t *testing.T) {
 	step(fitAgain + time.Second)
 	if fail(); !fail() || h.pause != leastUnfit {
 		t.Errorf("after a long time: %v", h.pause)
+	}
+}
+
+// TestBlameIsForgotten: a box that fails many over the weeks does not fill the memory.
+func TestBlameIsForgotten(t *testing.T) {
+	t.Parallel()
+	long := time.Now().Add(-cannotFor)
+	parent := &member{cannot: map[id.BoxID]time.Time{boxID(2): long, boxID(3): long}}
+	p := &Placement{log: slog.New(slog.DiscardHandler), members: map[id.BoxID]*member{boxID(1): parent, boxID(4): {}, boxID(5): {}}}
+	p.blame(boxID(1), boxID(4), ReasonLagging)
+	p.blame(boxID(1), boxID(5), ReasonLagging)
+	if len(parent.cannot) != 2 || !p.apart(boxID(1), boxID(4)) || !p.apart(boxID(1), boxID(5)) {
+		t.Errorf("%v", parent.cannot)
+	}
+}
+
+// TestAreasOfManyViewers: their number times another one is more than an int of 32 bits holds.
+func TestAreasOfManyViewers(t *testing.T) {
+	t.Parallel()
+	w := front.Watchers{All: 100_000, Areas: map[string]front.Area{"TW": {Viewers: 60_000}}}
+	if areas := areasOf(w, 150_000); len(areas) != 1 || areas[0].Viewers != 90_000 {
+		t.Errorf("%+v", areas)
 	}
 }

@@ -58,7 +58,7 @@ func (m *maker) pairs(r Rendition, before []id.BoxID) []pair {
 	var pairs []pair
 	for b, box := range m.boxes {
 		n, held := m.slots(b, r.Rate), slices.Contains(before, b)
-		if n < 2 || box.Place == nil {
+		if n < 2 || box.Place == nil || r.Refused[b] {
 			continue
 		}
 		for i, a := range r.Areas {

@@ -225,4 +225,9 @@ func TestRefused(t *testing.T) {
 	if got := p.Holders["y"].Boxes; !slices.Equal(got, []id.BoxID{"a", "b"}) {
 		t.Errorf("holders of another: %v", got)
 	}
+	boxes[0].Place, boxes[1].Place = taipei, taipei
+	p = Make(boxes, []Rendition{{Name: "x", Rate: 10, Viewers: 5, Areas: []Area{{"TW", taipei, 5}}, Refused: refused}}, 1, before)
+	if got := p.Holders["x"].Boxes; !slices.Equal(got, []id.BoxID{"b"}) {
+		t.Errorf("holders near viewers: %v", got)
+	}
 }
