@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -108,7 +109,7 @@ func TestDeliveriesAreCounted(t *testing.T) {
 	e, l := counting(t)
 	cfg := testConfig(t)
 	cfg.Entrances, cfg.ReportInterval = []string{e.url}, config.Second
-	cfg.TrustedProxies = []string{"127.0.0.1"}
+	cfg.TrustedProxies = config.Networks{{Prefix: netip.MustParsePrefix("127.0.0.1/32")}}
 	b := start(t, cfg, state.Config{})
 	push(t, b.publisher(wire.BoxWSPath(b.ID())), "/film", time.Hour, make([]byte, 1000))
 	film := "/" + string(pub) + "/film"

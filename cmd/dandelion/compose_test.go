@@ -265,7 +265,7 @@ func (c *composition) checkAddresses(t *testing.T, name string, s *service) {
 	}
 	switch s.Build.Target {
 	case "entrance":
-		if !slices.Contains(set.entrance.TrustedProxies, "127.0.0.1") || set.entrance.DataDir != "/data" || s.mounted("/data") == "" {
+		if len(set.entrance.TrustedProxies) == 0 || set.entrance.TrustedProxies[0].String() != "127.0.0.1/32" || set.entrance.DataDir != "/data" || s.mounted("/data") == "" {
 			wrong("trusted_proxies %s, data_dir %s", set.entrance.TrustedProxies, set.entrance.DataDir)
 		}
 	case "publisher":
