@@ -2,7 +2,6 @@ package box
 
 import (
 	"fmt"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -13,10 +12,11 @@ import (
 	"dandelion/pkg/keys"
 	"dandelion/pkg/state"
 	"dandelion/pkg/state/redistest"
+	"dandelion/pkg/testnginx"
 	"dandelion/pkg/wire"
 )
 
-// TestRecords: what other programs find in Redis (wire.md section 4).
+// TestRecords: what other programs find in Redis (docs/protocol.md).
 func TestRecords(t *testing.T) {
 	t.Parallel()
 	redisConfig := state.Config{URL: redistest.Start(t)}
@@ -83,7 +83,7 @@ func TestRecords(t *testing.T) {
 // TestRedisDown: a box whose Redis does not answer takes files and serves them.
 func TestRedisDown(t *testing.T) {
 	t.Parallel()
-	b := start(t, testConfig(t), state.Config{URL: "redis://" + freeAddr(t)})
+	b := start(t, testConfig(t), state.Config{URL: "redis://" + testnginx.FreeAddr(t)})
 	conn := b.publisher(wire.BoxWSPath(b.ID()))
 	// More than its queue holds, so that nothing may wait for it.
 	for i := range 50 {
@@ -98,15 +98,4 @@ func TestRedisDown(t *testing.T) {
 	if _, metrics := b.get("/metrics"); strings.Contains(metrics, "dandelion_box_records_dropped_total 0\n") {
 		t.Error("nothing is counted as dropped")
 	}
-}
-
-// freeAddr returns a loopback address that nobody listens on now.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
 }

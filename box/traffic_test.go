@@ -22,6 +22,7 @@ import (
 	"dandelion/pkg/keys"
 	"dandelion/pkg/state"
 	"dandelion/pkg/state/redistest"
+	"dandelion/pkg/testnginx"
 	"dandelion/pkg/wire"
 )
 
@@ -248,7 +249,7 @@ func TestKilledBeforeReport(t *testing.T) {
 	const rounds, each = 3, 40
 	e, l := counting(t)
 	p := newProcess(t)
-	closed := "http://" + freeAddr(t)
+	closed := "http://" + testnginx.FreeAddr(t)
 	film := random(3, 10_000)
 	written, unwritten := 0, 0
 	for round := range rounds {

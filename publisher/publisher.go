@@ -258,6 +258,9 @@ func (p *Publisher) Addr() net.Addr { return p.listener.Addr() }
 func (p *Publisher) Run(ctx context.Context) error {
 	defer p.close()
 	p.log.Info("publisher started", "id", p.id, "listen", p.Addr().String(), "version", config.Version())
+	if len(p.cfg.Entrances) == 0 {
+		p.log.Warn("no entrance is configured, so that there are no boxes and this machine serves all viewers: set publisher.entrances")
+	}
 	group := lifecycle.Group{Log: p.log}
 	if p.places != nil {
 		group.Add("places", p.places.Run, nil)
