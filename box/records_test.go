@@ -6,8 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"dandelion/pkg/id"
 	"dandelion/pkg/keys"
 	"dandelion/pkg/state"
@@ -19,17 +17,12 @@ import (
 // TestRecords: what other programs find in Redis (docs/protocol.md).
 func TestRecords(t *testing.T) {
 	t.Parallel()
-	redisConfig := state.Config{URL: redistest.Start(t)}
-	options, err := redis.ParseURL(redisConfig.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	client := redis.NewClient(options)
-	defer client.Close()
+	server := redistest.StartServer(t)
+	client := server.Client(t)
 	e := newEntrance(t)
 	cfg := testConfig(t)
 	cfg.Entrances = []string{e.url}
-	b := start(t, cfg, redisConfig)
+	b := start(t, cfg, state.Config{URL: server.URL()})
 	conn := b.publisher(wire.BoxWSPath(b.ID()))
 	push(t, conn, "/timed", time.Minute, []byte("x"))
 	push(t, conn, "/kept", 0, []byte("y"))

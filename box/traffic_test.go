@@ -15,8 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"dandelion/pkg/config"
 	"dandelion/pkg/id"
 	"dandelion/pkg/keys"
@@ -341,20 +339,15 @@ func TestTerminateKeepsAccounts(t *testing.T) {
 // TestTrafficFlow: other programs see in Redis what waits for an entrance, until it has it.
 func TestTrafficFlow(t *testing.T) {
 	t.Parallel()
-	redisConfig := state.Config{URL: redistest.Start(t)}
-	options, err := redis.ParseURL(redisConfig.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	client := redis.NewClient(options)
-	defer client.Close()
+	server := redistest.StartServer(t)
+	client := server.Client(t)
 	e, l := counting(t)
 	cfg := testConfig(t)
 	release := make(chan struct{})
 	count := e.counts
 	e.counts = func(x wire.Exchange) bool { <-release; return count(x) }
 	cfg.Entrances, cfg.ReportInterval = []string{e.url}, config.Second
-	b := start(t, cfg, redisConfig)
+	b := start(t, cfg, state.Config{URL: server.URL()})
 	push(t, b.publisher(wire.BoxWSPath(b.ID())), "/film", time.Hour, make([]byte, 1000))
 	b.get("/" + string(pub) + "/film")
 	b.get("/"+string(pub)+"/film", "Range: bytes=0-9")
