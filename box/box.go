@@ -247,6 +247,9 @@ func (b *Box) Totals() Totals {
 func (b *Box) Run(ctx context.Context) error {
 	defer b.Close()
 	b.log.Info("box starts", "id", b.id, "new", b.identity.Created, "listen", b.listener.Addr().String())
+	if len(b.cfg.Entrances) == 0 {
+		b.log.Warn("no entrance is configured, so that no publisher finds this box: set box.entrances")
+	}
 	group := lifecycle.Group{Log: b.log}
 	if b.records != nil {
 		group.Add("records", b.records.Run, nil)

@@ -35,7 +35,7 @@ type Config struct {
 	InsecureTLS    []string            `yaml:"insecure_tls" doc:"those of entrances whose certificate is not verified"`
 	ReportInterval config.Duration     `yaml:"report_interval" doc:"time between reports to entrances"`
 	GeoIPDB        config.Paths        `yaml:"geoip_db" doc:"GeoIP databases (.mmdb) that say where the box is; empty: none, the entrance may know it. They take as much memory as the files"`
-	TrustedProxies []string            `yaml:"trusted_proxies" doc:"addresses or networks of web servers in front of this one, whose X-Forwarded-For names the peer"`
+	TrustedProxies config.Networks     `yaml:"trusted_proxies" doc:"addresses or networks of web servers in front of this one, whose X-Forwarded-For names the peer"`
 }
 
 // DefaultConfig returns the defaults.
@@ -104,35 +104,16 @@ func (c *Config) Validate() error {
 	}
 	config.Between(&p, "report_interval", c.ReportInterval, config.Second, config.Minute)
 	c.validateNginx(&p)
-	for i, text := range c.TrustedProxies {
-		if _, err := parseNetwork(text); err != nil {
-			p.Add(fmt.Sprintf("trusted_proxies[%d]", i), fmt.Sprintf("is %.80q", text), "an address or a network, such as 192.0.2.1 or 10.0.0.0/8")
-		}
-	}
 	return p.Err()
 }
 
-// trusted returns TrustedProxies, which Validate has checked, and nginx on this machine, whose printed
-// configuration says who asks.
+// trusted returns TrustedProxies, and nginx on this machine, whose printed configuration says who asks.
 func (c *Config) trusted() []netip.Prefix {
-	var list []netip.Prefix
+	list := c.TrustedProxies.Prefixes()
 	if c.nginx() {
 		list = append(list, netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"))
 	}
-	for _, text := range c.TrustedProxies {
-		if network, err := parseNetwork(text); err == nil {
-			list = append(list, network)
-		}
-	}
 	return list
-}
-
-func parseNetwork(text string) (netip.Prefix, error) {
-	if addr, err := netip.ParseAddr(text); err == nil {
-		return netip.PrefixFrom(addr.Unmap(), addr.Unmap().BitLen()), nil
-	}
-	network, err := netip.ParsePrefix(text)
-	return network.Masked(), err
 }
 
 // wish is a publisher, or with a name one of its streams, that the owner favours or refuses.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,26 +24,25 @@ func TestValidate(t *testing.T) {
 		Listen: "[::1]:7072", EdgeListen: ":8080", Edge: "builtin", PublicAddress: "Box.example.org:80", DataDir: "d", LiveDir: "l",
 		LiveLimit: config.Fixed(minLimit), StorageLimit: config.Fixed(config.GB),
 		Entrances: []string{"http://192.0.2.1:7070", "https://e.example/"}, InsecureTLS: []string{"https://E.example"},
-		ReportInterval: config.Minute, TrustedProxies: []string{"127.0.0.1", "10.0.0.0/8", "::1"},
+		ReportInterval: config.Minute, TrustedProxies: config.Networks{{Prefix: netip.MustParsePrefix("10.0.0.0/8")}},
 	}
 	if err := full.Validate(); err != nil {
 		t.Error(err)
 	}
-	if got := full.trusted(); len(got) != 3 || got[0].String() != "127.0.0.1/32" {
+	if got := full.trusted(); len(got) != 1 || got[0].String() != "10.0.0.0/8" {
 		t.Errorf("%v", got)
 	}
 	for want, change := range map[string]func(*Config){
-		"listen":             func(c *Config) { c.Listen = "7072" },
-		"edge_listen":        func(c *Config) { c.EdgeListen = c.Listen },
-		"public_address":     func(c *Config) { c.PublicAddress = "http://box.example" },
-		"data_dir":           func(c *Config) { c.DataDir = "" },
-		"edge":               func(c *Config) { c.Edge = "apache" },
-		"live_limit":         func(c *Config) { c.LiveLimit = config.Fixed(config.KB) },
-		"storage_limit":      func(c *Config) { c.StorageLimit = config.Fixed(config.ByteSize(0)) },
-		"entrances[1]":       func(c *Config) { c.Entrances = []string{"http://e.example", "e.example:7070"} },
-		"insecure_tls[0]":    func(c *Config) { c.InsecureTLS = []string{"https://e.example"} },
-		"report_interval":    func(c *Config) { c.ReportInterval = config.Hour },
-		"trusted_proxies[0]": func(c *Config) { c.TrustedProxies = []string{"proxy.example"} },
+		"listen":          func(c *Config) { c.Listen = "7072" },
+		"edge_listen":     func(c *Config) { c.EdgeListen = c.Listen },
+		"public_address":  func(c *Config) { c.PublicAddress = "http://box.example" },
+		"data_dir":        func(c *Config) { c.DataDir = "" },
+		"edge":            func(c *Config) { c.Edge = "apache" },
+		"live_limit":      func(c *Config) { c.LiveLimit = config.Fixed(config.KB) },
+		"storage_limit":   func(c *Config) { c.StorageLimit = config.Fixed(config.ByteSize(0)) },
+		"entrances[1]":    func(c *Config) { c.Entrances = []string{"http://e.example", "e.example:7070"} },
+		"insecure_tls[0]": func(c *Config) { c.InsecureTLS = []string{"https://e.example"} },
+		"report_interval": func(c *Config) { c.ReportInterval = config.Hour },
 	} {
 		c := DefaultConfig()
 		change(&c)

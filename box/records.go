@@ -30,7 +30,7 @@ const (
 	sweepEvery     = 30 * time.Second // EXPIRE_FILES
 )
 
-// records writes what other programs may want to know of the box into Redis (wire.md section 4):
+// records writes what other programs may want to know of the box into Redis (docs/protocol.md):
 // nothing of the box's own depends on it. It is behind a bounded queue, and what Redis does not
 // take in time is dropped and counted.
 type records struct {

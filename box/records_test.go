@@ -2,34 +2,27 @@ package box
 
 import (
 	"fmt"
-	"net"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 
 	"dandelion/pkg/id"
 	"dandelion/pkg/keys"
 	"dandelion/pkg/state"
 	"dandelion/pkg/state/redistest"
+	"dandelion/pkg/testnginx"
 	"dandelion/pkg/wire"
 )
 
-// TestRecords: what other programs find in Redis (wire.md section 4).
+// TestRecords: what other programs find in Redis (docs/protocol.md).
 func TestRecords(t *testing.T) {
 	t.Parallel()
-	redisConfig := state.Config{URL: redistest.Start(t)}
-	options, err := redis.ParseURL(redisConfig.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	client := redis.NewClient(options)
-	defer client.Close()
+	server := redistest.StartServer(t)
+	client := server.Client(t)
 	e := newEntrance(t)
 	cfg := testConfig(t)
 	cfg.Entrances = []string{e.url}
-	b := start(t, cfg, redisConfig)
+	b := start(t, cfg, state.Config{URL: server.URL()})
 	conn := b.publisher(wire.BoxWSPath(b.ID()))
 	push(t, conn, "/timed", time.Minute, []byte("x"))
 	push(t, conn, "/kept", 0, []byte("y"))
@@ -83,7 +76,7 @@ func TestRecords(t *testing.T) {
 // TestRedisDown: a box whose Redis does not answer takes files and serves them.
 func TestRedisDown(t *testing.T) {
 	t.Parallel()
-	b := start(t, testConfig(t), state.Config{URL: "redis://" + freeAddr(t)})
+	b := start(t, testConfig(t), state.Config{URL: "redis://" + testnginx.FreeAddr(t)})
 	conn := b.publisher(wire.BoxWSPath(b.ID()))
 	// More than its queue holds, so that nothing may wait for it.
 	for i := range 50 {
@@ -98,15 +91,4 @@ func TestRedisDown(t *testing.T) {
 	if _, metrics := b.get("/metrics"); strings.Contains(metrics, "dandelion_box_records_dropped_total 0\n") {
 		t.Error("nothing is counted as dropped")
 	}
-}
-
-// freeAddr returns a loopback address that nobody listens on now.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -14,13 +15,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"dandelion/pkg/config"
 	"dandelion/pkg/id"
 	"dandelion/pkg/keys"
 	"dandelion/pkg/state"
 	"dandelion/pkg/state/redistest"
+	"dandelion/pkg/testnginx"
 	"dandelion/pkg/wire"
 )
 
@@ -108,7 +108,7 @@ func TestDeliveriesAreCounted(t *testing.T) {
 	e, l := counting(t)
 	cfg := testConfig(t)
 	cfg.Entrances, cfg.ReportInterval = []string{e.url}, config.Second
-	cfg.TrustedProxies = []string{"127.0.0.1"}
+	cfg.TrustedProxies = config.Networks{{Prefix: netip.MustParsePrefix("127.0.0.1/32")}}
 	b := start(t, cfg, state.Config{})
 	push(t, b.publisher(wire.BoxWSPath(b.ID())), "/film", time.Hour, make([]byte, 1000))
 	film := "/" + string(pub) + "/film"
@@ -247,7 +247,7 @@ func TestKilledBeforeReport(t *testing.T) {
 	const rounds, each = 3, 40
 	e, l := counting(t)
 	p := newProcess(t)
-	closed := "http://" + freeAddr(t)
+	closed := "http://" + testnginx.FreeAddr(t)
 	film := random(3, 10_000)
 	written, unwritten := 0, 0
 	for round := range rounds {
@@ -339,20 +339,15 @@ func TestTerminateKeepsAccounts(t *testing.T) {
 // TestTrafficFlow: other programs see in Redis what waits for an entrance, until it has it.
 func TestTrafficFlow(t *testing.T) {
 	t.Parallel()
-	redisConfig := state.Config{URL: redistest.Start(t)}
-	options, err := redis.ParseURL(redisConfig.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	client := redis.NewClient(options)
-	defer client.Close()
+	server := redistest.StartServer(t)
+	client := server.Client(t)
 	e, l := counting(t)
 	cfg := testConfig(t)
 	release := make(chan struct{})
 	count := e.counts
 	e.counts = func(x wire.Exchange) bool { <-release; return count(x) }
 	cfg.Entrances, cfg.ReportInterval = []string{e.url}, config.Second
-	b := start(t, cfg, redisConfig)
+	b := start(t, cfg, state.Config{URL: server.URL()})
 	push(t, b.publisher(wire.BoxWSPath(b.ID())), "/film", time.Hour, make([]byte, 1000))
 	b.get("/" + string(pub) + "/film")
 	b.get("/"+string(pub)+"/film", "Range: bytes=0-9")

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dandelion/pkg/id"
+	"dandelion/pkg/testnginx"
 )
 
 const (
@@ -155,7 +156,7 @@ func newRedisServer(t *testing.T, at *place, dir string) *redisServer {
 		ends(t, "%v", err)
 	}
 	r := &redisServer{t: t, at: at, dir: dir}
-	at.enter(func() { r.addr = freeAddr(t) })
+	at.enter(func() { r.addr = testnginx.FreeAddr(t) })
 	r.start()
 	return r
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"dandelion/pkg/testnginx"
 )
 
 // crowdFleet is an entrance and boxes that one or two publishers share.
@@ -93,7 +95,7 @@ func (r *crowdRun) addCaster(name string) {
 		uplink = fmt.Sprintf("  upload_limit: %dbit/s\n", int64(p.uplink*c.rate))
 	}
 	dir := filepath.Join(r.dir, "publisher-"+name)
-	d := &daemon{t: t, program: "run_publisher", name: "publisher " + name, dir: dir, listen: freeAddr(t)}
+	d := &daemon{t: t, program: "run_publisher", name: "publisher " + name, dir: dir, listen: testnginx.FreeAddr(t)}
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		ends(t, "%v", err)
 	}

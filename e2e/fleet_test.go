@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -302,17 +301,6 @@ func host(t *testing.T, text string) string {
 		t.Fatal(err)
 	}
 	return u.Host
-}
-
-// freeAddr returns an address of this machine where nothing listens.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
 
 func write(t *testing.T, name, text string) {

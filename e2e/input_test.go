@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"dandelion/pkg/testnginx"
 )
 
 // daemons by the name of their section.
@@ -163,7 +165,7 @@ func TestHelp(t *testing.T) {
 // then the daemon ends with one line.
 func TestRedisDown(t *testing.T) {
 	t.Parallel()
-	addr := freeAddr(t)
+	addr := testnginx.FreeAddr(t)
 	url := "redis://" + addr + "/0"
 	begun := map[string]*process{}
 	began := time.Now()

@@ -6,9 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -20,6 +18,7 @@ import (
 	"dandelion/pkg/id"
 	"dandelion/pkg/keys"
 	"dandelion/pkg/state/redistest"
+	"dandelion/pkg/testnginx"
 	"dandelion/pkg/watch"
 )
 
@@ -28,7 +27,7 @@ import (
 func (f *fleet) startTwins() string {
 	t := f.t
 	t.Helper()
-	gate := freeAddr(t)
+	gate := testnginx.FreeAddr(t)
 	more := fmt.Sprintf("  public_url: %q\n  trusted_proxies: [127.0.0.1]\n", "http://"+gate)
 	f.entrance = f.newEntrance("entrance", more)
 	data := filepath.Join(f.dir, "twin", "data")
@@ -40,56 +39,15 @@ func (f *fleet) startTwins() string {
 	if f.twin.id != f.entrance.id {
 		ends(t, "with one key the processes are %s and %s", f.entrance.id, f.twin.id)
 	}
-	newGate(t, gate, f.entrance.addr, f.twin.addr)
-	return "http://" + gate
-}
-
-// newGate starts nginx at an address in front of all processes of an entrance.
-func newGate(t *testing.T, listen string, processes ...string) {
-	t.Helper()
-	nginx, err := exec.LookPath("nginx")
-	if err != nil {
-		nginx = needs(t, "/usr/sbin/nginx", "sudo apt-get install nginx")
+	edits := map[string]string{
+		"listen":                "listen " + gate + ";",
+		"server 127.0.0.1:7070": "server " + f.entrance.addr + "; server " + f.twin.addr + ";",
 	}
-	dir := t.TempDir()
-	config := filepath.Join(dir, "nginx.conf")
-	write(t, config, fmt.Sprintf(`
-user root;
-daemon off;
-pid %[1]s/pid;
-error_log stderr notice;
-events { }
-http {
-  access_log off;
-  client_body_temp_path %[1]s/body; proxy_temp_path %[1]s/proxy; fastcgi_temp_path %[1]s/fastcgi; uwsgi_temp_path %[1]s/uwsgi; scgi_temp_path %[1]s/scgi;
-  map $http_upgrade $connection_upgrade { default upgrade; "" ""; }
-  upstream entrance { server %[3]s; }
-  server {
-    listen %[2]s;
-    location / {
-      proxy_pass http://entrance;
-      proxy_http_version 1.1;
-      proxy_set_header Host $http_host;
-      proxy_set_header Upgrade $http_upgrade;
-      proxy_set_header Connection $connection_upgrade;
-      proxy_set_header X-Forwarded-For $remote_addr;
-      proxy_set_header X-Forwarded-Proto $scheme;
-      proxy_read_timeout 60s;
-    }
-  }
-}
-`, dir, listen, strings.Join(processes, "; server ")))
-	gate := begin(t, "nginx", exec.Command(nginx, "-p", dir, "-c", config), nil)
-	eventually(t, soon, func() error {
-		conn, err := net.DialTimeout("tcp", listen, time.Second)
-		if err != nil && !gate.running() {
-			return fatal{err}
-		}
-		if err == nil {
-			conn.Close()
-		}
-		return err
-	})
+	for _, tls := range []string{"ssl_certificate", "ssl_certificate_key", "ssl_protocols", "ssl_session_cache", "ssl_session_timeout"} {
+		edits[tls] = ""
+	}
+	testnginx.Start(t, gate, testnginx.Edit(t, repositoryConf(t, "entrance.conf"), edits))
+	return "http://" + gate
 }
 
 // known is what a process of the entrance says of boxes: by ID, whether their connection is with another one.

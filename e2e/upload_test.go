@@ -19,6 +19,7 @@ import (
 	"dandelion/pkg/id"
 	"dandelion/pkg/keys"
 	"dandelion/pkg/state/redistest"
+	"dandelion/pkg/testnginx"
 )
 
 // upload hands a file in with `dandelion upload` and returns the URL that it prints.
@@ -229,7 +230,7 @@ func TestQueueKill(t *testing.T) {
 				redisURL = redistest.Start(t)
 				p.redis = redisURL
 			} else {
-				addr := freeAddr(t)
+				addr := testnginx.FreeAddr(t)
 				redisURL = "redis://" + addr + "/0"
 				p.embedded = addr
 			}

@@ -105,7 +105,7 @@ func TestDeliveriesAreCountedAndAcknowledged(t *testing.T) {
 	})
 }
 
-// TestOldBoxesDeliveriesCountOnce: wire.md section 3, 5: the old entrance counted the same log at two pings.
+// TestOldBoxesDeliveriesCountOnce: the old entrance counted the same log at two pings.
 func TestOldBoxesDeliveriesCountOnce(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, redis state.Config) {

@@ -2,7 +2,6 @@ package entrance
 
 import (
 	"fmt"
-	"net/netip"
 
 	"dandelion/pkg/config"
 	"dandelion/pkg/wire"
@@ -18,7 +17,7 @@ type Config struct {
 	MaxSearchResults int             `yaml:"max_search_results" doc:"how many boxes a publisher is told of at most; one that does not say how many it wants is told of 20"`
 	AccountsKeep     config.Duration `yaml:"accounts_keep" doc:"how long accounts of traffic are kept, by hour"`
 	GeoIPDB          config.Paths    `yaml:"geoip_db" doc:"GeoIP databases (.mmdb) for boxes and publishers that do not say where they are, such as one of cities and one of ASNs: their answers are joined, and they are read again when they change; empty: none"`
-	TrustedProxies   []string        `yaml:"trusted_proxies" doc:"addresses or networks of web servers in front of this one, whose X-Forwarded-For names the peer"`
+	TrustedProxies   config.Networks `yaml:"trusted_proxies" doc:"addresses or networks of web servers in front of this one, whose X-Forwarded-For names the peer"`
 }
 
 // DefaultConfig returns the settings of an entrance that nobody configured.
@@ -46,29 +45,5 @@ func (c *Config) Validate() error {
 	config.Between(&p, "lease_ttl", c.LeaseTTL, config.Second, 10*config.Minute)
 	config.Between(&p, "max_search_results", c.MaxSearchResults, 1, wire.MaxBoxSet)
 	config.Between(&p, "accounts_keep", c.AccountsKeep, 24*config.Hour, 10*365*24*config.Hour)
-	for i, text := range c.TrustedProxies {
-		if _, err := parseNetwork(text); err != nil {
-			p.Add(fmt.Sprintf("trusted_proxies[%d]", i), fmt.Sprintf("is %.80q", text), "an address or a network, such as 192.0.2.1 or 10.0.0.0/8")
-		}
-	}
 	return p.Err()
-}
-
-// trusted returns TrustedProxies, which Validate has checked.
-func (c *Config) trusted() []netip.Prefix {
-	var list []netip.Prefix
-	for _, text := range c.TrustedProxies {
-		if network, err := parseNetwork(text); err == nil {
-			list = append(list, network)
-		}
-	}
-	return list
-}
-
-func parseNetwork(text string) (netip.Prefix, error) {
-	if addr, err := netip.ParseAddr(text); err == nil {
-		return netip.PrefixFrom(addr.Unmap(), addr.Unmap().BitLen()), nil
-	}
-	network, err := netip.ParsePrefix(text)
-	return network.Masked(), err
 }

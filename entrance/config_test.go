@@ -30,7 +30,6 @@ func TestValidate(t *testing.T) {
 		{func(c *Config) { c.MaxSearchResults = 0 }, "max_search_results"},
 		{func(c *Config) { c.MaxSearchResults = wire.MaxBoxSet + 1 }, "max_search_results"},
 		{func(c *Config) { c.AccountsKeep = config.Hour }, "accounts_keep"},
-		{func(c *Config) { c.TrustedProxies = []string{"10.0.0.0/8", "proxy"} }, "trusted_proxies[1]"},
 	} {
 		cfg := DefaultConfig()
 		test.change(&cfg)

@@ -112,7 +112,7 @@ func (e *Entrance) wire() {
 	boxes := checkin.New(e.registry, e.prober, e.ledger, e.places, e.log)
 	publishers := search.New(e.registry, e.ledger, e.places, e.cfg.MaxSearchResults, e.log)
 	e.door = door.New(door.Config{
-		ID: e.id, URL: ownURL, Trusted: e.cfg.trusted(),
+		ID: e.id, URL: ownURL, Trusted: e.cfg.TrustedProxies.Prefixes(),
 		Commands: map[string]door.Command{
 			wire.CommandExchange:  boxes.Exchange,
 			wire.CommandSearch:    publishers.Search,
@@ -127,10 +127,10 @@ func (e *Entrance) wire() {
 	mux.Handle("GET /dandelion/{$}", httperr.Wrap(e.log, e.index))
 	mux.Handle("GET /dandelion", httperr.Wrap(e.log, e.index))
 	api.New(api.Config{
-		ID: e.id, URL: ownURL, Version: config.Version(), Trusted: e.cfg.trusted(), Sessions: e.door.Sessions,
+		ID: e.id, URL: ownURL, Version: config.Version(), Trusted: e.cfg.TrustedProxies.Prefixes(), Sessions: e.door.Sessions,
 	}, e.registry, e.ledger, e.log).Register(mux)
 	debugweb.Register(mux, debugweb.Options{
-		Log: e.log, Metrics: metrics, TrustedProxies: e.cfg.trusted(),
+		Log: e.log, Metrics: metrics, TrustedProxies: e.cfg.TrustedProxies.Prefixes(),
 		Checks: []debugweb.Check{{Name: "redis", Ready: e.redisReady}},
 	})
 	e.server = &http.Server{
@@ -146,7 +146,7 @@ func (e *Entrance) wire() {
 
 // index says who answers here; peers ask it.
 func (e *Entrance) index(w http.ResponseWriter, r *http.Request) error {
-	if err := access.Check(r, access.PeerSession, e.cfg.trusted()); err != nil {
+	if err := access.Check(r, access.PeerSession, e.cfg.TrustedProxies.Prefixes()); err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")

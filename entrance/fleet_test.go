@@ -150,7 +150,7 @@ func (b *box) report(change func(map[string]any)) []byte {
 	return altered(b.t, wire.Encode(&x), change)
 }
 
-// oldReport is what an old box sends: a flat object of strings (wire.md section 2).
+// oldReport is what an old box sends: a flat object of strings (docs/protocol.md).
 func (b *box) oldReport(change func(map[string]any)) []byte {
 	return altered(b.t, fmt.Appendf(nil, `{"ID": %q, "IP": "127.0.0.1", "PORT": %q, "TYPE": "BOX", "COMMAND": "EXCHANGE",
 		"CONNECT_WS": "http://127.0.0.1:%s/dandelion/%s/ws/",

@@ -3,12 +3,14 @@ package entrance
 import (
 	"fmt"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/gorilla/websocket"
 
+	"dandelion/pkg/config"
 	"dandelion/pkg/wire"
 )
 
@@ -158,7 +160,9 @@ func TestUntrustedProxyIsNamed(t *testing.T) {
 }
 
 // trustLoopback makes sessions come from wherever the test says.
-func trustLoopback(cfg *Config) { cfg.TrustedProxies = []string{"127.0.0.1"} }
+func trustLoopback(cfg *Config) {
+	cfg.TrustedProxies = config.Networks{{Prefix: netip.MustParsePrefix("127.0.0.1/32")}}
+}
 
 func from(addr string) http.Header { return http.Header{"X-Forwarded-For": {addr}} }
 

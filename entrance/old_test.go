@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// oldClient speaks as the peers of the fleet that exists do (wire.md section 1): its own way to
+// oldClient speaks as the peers of the fleet that exists do (docs/protocol.md): its own way to
 // upgrade, one masked frame for each message, no features.
 type oldClient struct {
 	t    testing.TB

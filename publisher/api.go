@@ -36,7 +36,7 @@ const (
 func (p *Publisher) registerAPI(mux *http.ServeMux) {
 	handle := func(pattern string, action access.Action, h httperr.Handler) {
 		mux.Handle(pattern, httperr.Wrap(p.log, func(w http.ResponseWriter, r *http.Request) error {
-			if err := access.Check(r, action, p.cfg.TrustedProxies); err != nil {
+			if err := access.Check(r, action, p.cfg.TrustedProxies.Prefixes()); err != nil {
 				return err
 			}
 			return h(w, r)
@@ -101,7 +101,7 @@ func (p *Publisher) getStreams(w http.ResponseWriter, r *http.Request) error {
 	plans := p.placement.Plans()
 	for _, name := range p.order {
 		status := p.streams[name].Status()
-		if access.Check(r, access.ReadAPI, p.cfg.TrustedProxies) != nil {
+		if access.Check(r, access.ReadAPI, p.cfg.TrustedProxies.Prefixes()) != nil {
 			status.Problem = "" // it may name directories of this machine
 		}
 		s.Streams = append(s.Streams, StreamStatus{

@@ -2,7 +2,6 @@ package publisher
 
 import (
 	"fmt"
-	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -28,7 +27,7 @@ type Config struct {
 	FileRoots      []string           `yaml:"file_roots" doc:"directories that tasks on the queue may name files of; empty: any file that the publisher can read"`
 	MaxUpload      config.ByteSize    `yaml:"max_upload" doc:"largest file that an upload may have"`
 	GeoIPDB        config.Paths       `yaml:"geoip_db" doc:"GeoIP databases (.mmdb) that say where viewers are, such as one of cities and one of ASNs: their answers are joined, and they are read again when they change; empty: viewers are sent to boxes without regard to distance"`
-	TrustedProxies []netip.Prefix     `yaml:"trusted_proxies" doc:"networks of web servers in front of the publisher, such as 127.0.0.1/32, whose X-Forwarded-For names the viewer"`
+	TrustedProxies config.Networks    `yaml:"trusted_proxies" doc:"addresses or networks of web servers in front of this one, whose X-Forwarded-For names the viewer"`
 	Streams        []StreamConfig     `yaml:"streams" doc:"what is published; each stream plays at /live/<name>/index.m3u8"`
 }
 

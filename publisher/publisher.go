@@ -116,7 +116,7 @@ func New(ctx context.Context, cfg Config, redis state.Config, log *slog.Logger) 
 		return nil, err
 	}
 	p.front = front.New(front.Config{
-		Content: content{p}, Publisher: p.id, PublicURL: cfg.PublicURL, TrustedProxies: cfg.TrustedProxies, Places: places,
+		Content: content{p}, Publisher: p.id, PublicURL: cfg.PublicURL, TrustedProxies: cfg.TrustedProxies.Prefixes(), Places: places,
 		Audience: p.audience, Saving: p.saving, Uplink: limit, Log: log,
 	})
 	p.conns = conns.New(conns.Config{
@@ -209,7 +209,7 @@ func (p *Publisher) newServer() *http.Server {
 	p.registerAPI(mux)
 	registry := prometheus.NewRegistry()
 	p.registerMetrics(registry)
-	debugweb.Register(mux, debugweb.Options{Log: p.log, Metrics: registry, TrustedProxies: p.cfg.TrustedProxies, Checks: []debugweb.Check{
+	debugweb.Register(mux, debugweb.Options{Log: p.log, Metrics: registry, TrustedProxies: p.cfg.TrustedProxies.Prefixes(), Checks: []debugweb.Check{
 		{Name: "redis", Ready: func(ctx context.Context) error { return p.state.Ping(ctx).Err() }},
 	}})
 	mux.Handle("/", web.Handler())
@@ -258,6 +258,9 @@ func (p *Publisher) Addr() net.Addr { return p.listener.Addr() }
 func (p *Publisher) Run(ctx context.Context) error {
 	defer p.close()
 	p.log.Info("publisher started", "id", p.id, "listen", p.Addr().String(), "version", config.Version())
+	if len(p.cfg.Entrances) == 0 {
+		p.log.Warn("no entrance is configured, so that there are no boxes and this machine serves all viewers: set publisher.entrances")
+	}
 	group := lifecycle.Group{Log: p.log}
 	if p.places != nil {
 		group.Add("places", p.places.Run, nil)

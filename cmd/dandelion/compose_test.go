@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"fmt"
 	"maps"
 	"net"
 	"net/url"
@@ -21,6 +20,7 @@ import (
 	"dandelion/entrance"
 	"dandelion/pkg/config"
 	"dandelion/pkg/state"
+	"dandelion/pkg/testnginx"
 	"dandelion/publisher"
 )
 
@@ -265,7 +265,7 @@ func (c *composition) checkAddresses(t *testing.T, name string, s *service) {
 	}
 	switch s.Build.Target {
 	case "entrance":
-		if !slices.Contains(set.entrance.TrustedProxies, "127.0.0.1") || set.entrance.DataDir != "/data" || s.mounted("/data") == "" {
+		if len(set.entrance.TrustedProxies) == 0 || set.entrance.TrustedProxies[0].String() != "127.0.0.1/32" || set.entrance.DataDir != "/data" || s.mounted("/data") == "" {
 			wrong("trusted_proxies %s, data_dir %s", set.entrance.TrustedProxies, set.entrance.DataDir)
 		}
 	case "publisher":
@@ -318,19 +318,7 @@ func (c *composition) checkNginx(t *testing.T, owner, file, port string) {
 	if len(upstreams) == 0 {
 		t.Errorf("%s passes on to nobody", file)
 	}
-	nginx, err := exec.LookPath("nginx")
-	if err != nil {
-		nginx = "/usr/sbin/nginx" // where Debian has it, and not everybody looks
-	}
-	dir := t.TempDir()
-	whole := filepath.Join(dir, "nginx.conf")
-	inside := strings.ReplaceAll(string(out), "/var/cache/", dir+"/")
-	if err := os.WriteFile(whole, fmt.Appendf(nil, "pid %s/pid;\nerror_log stderr;\nevents { }\nhttp {\naccess_log off;\n%s}\n", dir, inside), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if said, err := exec.Command(nginx, "-t", "-p", dir, "-c", whole).CombinedOutput(); err != nil {
-		t.Errorf("%s in the container: %v\n%s", file, err, said)
-	}
+	testnginx.Check(t, strings.ReplaceAll(string(out), "/var/cache/", t.TempDir()+"/"))
 }
 
 // checkDockerfile returns the stages with what they copy, after a look at each instruction.

@@ -29,7 +29,7 @@ func newConfig() *cobra.Command {
 		&cobra.Command{
 			Use:   "check FILE",
 			Short: "Check a config.yaml: names each bad field, its line and what would be right",
-			Args:  cobra.ExactArgs(1),
+			Args:  arguments(1, 1),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				if err := config.Check(args[0], sections()...); err != nil {
 					return err

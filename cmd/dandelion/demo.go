@@ -106,7 +106,7 @@ func statusText(s demo.Status) string {
 		offload = fmt.Sprintf("offload %.0f %%", 100*share)
 	}
 	return fmt.Sprintf("%s  segments placed %d  boxes %d  from boxes %s  origin %s  %s",
-		clock(s.Running), s.SegmentsPlaced, s.BoxesUp, size(s.BoxBytes), size(s.OriginBytes), offload)
+		clock(s.Running), s.SegmentsPlaced, s.BoxesUp, human(s.BoxBytes), human(s.OriginBytes), offload)
 }
 
 func clock(d time.Duration) string {
@@ -115,14 +115,3 @@ func clock(d time.Duration) string {
 }
 
 // size writes bytes in the decimal unit that reads best.
-func size(n int64) string {
-	units := []string{"B", "kB", "MB", "GB", "TB"}
-	v, i := float64(n), 0
-	for ; v >= 1000 && i < len(units)-1; i++ {
-		v /= 1000
-	}
-	if i == 0 {
-		return fmt.Sprintf("%d B", n)
-	}
-	return fmt.Sprintf("%.1f %s", v, units[i])
-}

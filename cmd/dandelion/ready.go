@@ -23,7 +23,7 @@ func newReady() *cobra.Command {
 		Long: "Asks a daemon's /debug/ready, which answers programs on the same machine. Exits with 0 when it is ready, else with 1\n" +
 			"and what is wrong in one line.",
 		Example: "  dandelion ready http://127.0.0.1:7070",
-		Args:    cobra.ExactArgs(1),
+		Args:    arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), readyPatience)
 			defer cancel()
@@ -38,13 +38,9 @@ func newReady() *cobra.Command {
 
 // ready returns why the daemon at base is not ready; nil when it is.
 func ready(ctx context.Context, base string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, endpoint(base, "/debug/ready"), nil)
+	resp, err := ask(ctx, http.MethodGet, endpoint(base, "/debug/ready"), nil, 0)
 	if err != nil {
 		return err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return fmt.Errorf("no answer: %w: is the daemon running there?", err)
 	}
 	defer resp.Body.Close()
 	var answer struct {

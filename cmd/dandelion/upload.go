@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/url"
 	"os"
@@ -22,7 +23,7 @@ func newUpload() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "upload FILE…",
 		Short: "Hand files to a publisher, which places them on boxes; prints their URLs",
-		Args:  cobra.MinimumNArgs(1),
+		Args:  arguments(1, math.MaxInt),
 		RunE: func(cmd *cobra.Command, files []string) error {
 			var errs []error
 			for _, name := range files {

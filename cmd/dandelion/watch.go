@@ -43,7 +43,7 @@ func newWatch() *cobra.Command {
 			"Succeeds when at least one viewer could play.",
 		Example: "  dandelion watch http://127.0.0.1:7071/live/demo/index.m3u8\n" +
 			"  dandelion watch --viewers 50 --for 60s --json --events events.jsonl http://192.0.2.1:7071/live/demo/index.m3u8",
-		Args: cobra.ExactArgs(1),
+		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.crowd.URL = args[0]
 			return o.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())

@@ -92,7 +92,7 @@ func TestWatchRefuses(t *testing.T) {
 		"the events cannot be written: open":                        {"--events", "/does/not/exist", "http://127.0.0.1:1/x.m3u8"},
 		"the series cannot be written: open":                        {"--series", "/does/not/exist", "http://127.0.0.1:1/x.m3u8"},
 		"http://127.0.0.1:1/x.m3u8 gave no playlist within 100ms: ": {"--for", "100ms", "http://127.0.0.1:1/x.m3u8"},
-		"accepts 1 arg":                                             {},
+		"usage: dandelion watch URL":                                {},
 	} {
 		if _, _, err := watched(args...); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%v: %v, want %s", args, err, want)

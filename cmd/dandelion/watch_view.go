@@ -81,7 +81,7 @@ func (v *watchView) picture(s watch.Summary) []string {
 		if host == v.origin {
 			name = "origin"
 		}
-		lines = append(lines, row("", fmt.Sprintf("%s  %-24s %10s", name, host, size(s.Bytes[host]))))
+		lines = append(lines, row("", fmt.Sprintf("%s  %-24s %10s", name, host, human(s.Bytes[host]))))
 	}
 	if len(s.Bytes) > topHosts {
 		lines = append(lines, row("", fmt.Sprintf("and %d more", len(s.Bytes)-topHosts)))
@@ -196,7 +196,7 @@ func (v *watchView) shareText(s watch.Summary) string {
 		return "none yet"
 	}
 	boxes := all - s.Bytes[v.origin]
-	return fmt.Sprintf("%.0f %% from boxes (%s), %s from the origin", 100*float64(boxes)/float64(all), size(boxes), size(all-boxes))
+	return fmt.Sprintf("%.0f %% from boxes (%s), %s from the origin", 100*float64(boxes)/float64(all), human(boxes), human(all-boxes))
 }
 
 // top are the hosts that sent most.

@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// Prefixes of the three peers' IDs (wire.md section 4).
+// Prefixes of the three peers' IDs (docs/protocol.md).
 const (
 	boxPrefix       = "box-"
 	publisherPrefix = "publisher-"

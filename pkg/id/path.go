@@ -13,7 +13,7 @@ const (
 	maxComponent = 255  // bytes, what file systems take
 )
 
-// Path is the FILE_PATH of a file (wire.md section 2), always with exactly one leading
+// Path is the FILE_PATH of a file (docs/protocol.md), always with exactly one leading
 // slash: "/live/demo/720p/0123456789ab/seg-1.ts". It has no empty, "." or ".." component, no
 // backslash, no control character, and is valid UTF-8; it may be joined below a directory and
 // never leaves it.

@@ -1,5 +1,5 @@
 // Package keys declares every Redis key of Dandelion once: its name, type, owner and lifetime
-// (wire.md section 4). Other programs read and write these keys: names and types are an
+// (docs/protocol.md). Other programs read and write these keys: names and types are an
 // interface. The package builds names and knows nothing of Redis clients.
 package keys
 

@@ -24,7 +24,7 @@ import (
 )
 
 // OldConn is a websocket as the Python implementation's clients have it: upgraded over HTTP/1.0,
-// as it arrives behind the old nginx configuration, with single masked frames (wire.md section 1).
+// as it arrives behind the old nginx configuration, with single masked frames (docs/protocol.md).
 type OldConn struct {
 	conn net.Conn
 	r    *bufio.Reader

@@ -46,7 +46,7 @@ func (f *Fleet) awaitProcessed(client *redis.Client, key string) map[string]stri
 }
 
 // TestTasksOfOtherPrograms: tasks come by RPUSH; good ones are placed and on record, bad ones on
-// record with the reason, and none stops the loop (wire.md sections 3 and 4).
+// record with the reason, and none stops the loop (docs/protocol.md).
 func TestTasksOfOtherPrograms(t *testing.T) {
 	t.Parallel()
 	f, client, k := startOnRedis(t, Options{Boxes: 3, Replicas: 2})

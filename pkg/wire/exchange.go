@@ -31,7 +31,7 @@ type System struct {
 }
 
 // systemField ties a field of System to its name in EXCHANGE. The old protocol's are sent as
-// strings, ours as numbers (wire.md section 2).
+// strings, ours as numbers (docs/protocol.md).
 type systemField struct {
 	name string
 	old  bool

@@ -17,7 +17,7 @@ import (
 	"dandelion/pkg/id"
 )
 
-// A file is one binary message (wire.md section 2):
+// A file is one binary message (docs/protocol.md):
 //
 //	<Dandelion> JSON headers </Dandelion> content
 const (
@@ -176,7 +176,7 @@ func ParseFileHeader(raw []byte) (FileHeader, error) {
 
 // ParseTTL reads a TTL as JSON: absent (nil) is DefaultTTL, 0 keeps the file until its room is
 // needed, "30" and 1.9 are whole seconds, anything above MaxTTL is MaxTTL. Negative, null and
-// what is not a number are errors (wire.md section 2).
+// what is not a number are errors (docs/protocol.md).
 func ParseTTL(v jsontext.Value) (time.Duration, error) {
 	if v == nil {
 		return DefaultTTL, nil

@@ -55,7 +55,7 @@ type Envelope struct {
 var ErrFormat = errors.New("wrong format")
 
 // DecodeEnvelope reads the common fields of a request and checks that none is missing or
-// empty (wire.md section 2). Errors wrap ErrFormat.
+// empty (docs/protocol.md). Errors wrap ErrFormat.
 func DecodeEnvelope(message []byte) (Envelope, error) {
 	e, err := readEnvelope(message)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"dandelion/pkg/id"
 )
 
-// oldEdgePort is where an old box's web server answers viewers (wire.md "Where viewers go").
+// oldEdgePort is where an old box's web server answers viewers (docs/protocol.md, EDGE_URL).
 const oldEdgePort = "7072"
 
 // ParseURL checks an http or https URL of a message: a host, no user, no fragment, at most

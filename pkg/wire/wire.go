@@ -1,4 +1,4 @@
-// Package wire is the protocol between boxes, publishers and entrances (wire.md,
+// Package wire is the protocol between boxes, publishers and entrances (docs/protocol.md,
 // docs/protocol.md): its messages, the framing of files, its limits and its features.
 //
 // It turns bytes into validated values and back. It knows nothing of sockets (pkg/wsconn),
@@ -65,7 +65,7 @@ const (
 )
 
 // Timings of a kept connection: the server pings, and a peer that named a feature and is
-// silent for longer than SilenceLimit is gone (wire.md section 1; an old peer is never
+// silent for longer than SilenceLimit is gone (docs/protocol.md; an old peer is never
 // dropped for its silence alone).
 const (
 	PingInterval = 3 * time.Second
@@ -78,7 +78,7 @@ const (
 	DoubtAfter  = 2500 * time.Millisecond
 )
 
-// Feature is a capability that both sides must name before it is used (wire.md "FEATURES").
+// Feature is a capability that both sides must name before it is used (docs/protocol.md "FEATURES").
 type Feature string
 
 // FeatureAck: files are acknowledged, and GOODBYE, HAVE, DELETE and GONE are understood.

@@ -22,7 +22,7 @@ const (
 	publisherID = "publisher-0123456789abcdef0123456789abcdef"
 )
 
-// oldExchange is an EXCHANGE as the Python box sends it (wire.md section 2).
+// oldExchange is an EXCHANGE as the Python box sends it (docs/protocol.md).
 const oldExchange = `{"ID": "` + boxID + `", "IP": "127.0.0.1", "PORT": "7072", "TYPE": "BOX", "COMMAND": "EXCHANGE",
 "CONNECT_WS": "http://127.0.0.1:7072/dandelion/` + boxID + `/ws/", "CPU-HZ": "2400.00", "CPU-NUM": "4", "CPU-USR": "1.5%",
 "CPU-SYS": "0.5", "CPU-NIC": "0.0", "CPU-IDLE": "97.5", "CPU-IO": "0.5", "CPU-IRQ": "0.0", "CPU-SIRQ": "",
@@ -169,7 +169,7 @@ func TestErrorEchoIsBounded(t *testing.T) {
 }
 
 func TestOldFileFrame(t *testing.T) {
-	// The first bytes of a file as captured from the Python publisher (wire.md section 2).
+	// The first bytes of a file as captured from the Python publisher (docs/protocol.md).
 	captured, _ := hex.DecodeString("3c44616e64656c696f6e3e7b2246494c455f50415448223a20222f746d702f686c732f6f75747075742f6368312f7365672d302e7473222c202254544c223a2036307d3c2f44616e64656c696f6e3e")
 	r := bufio.NewReader(io.MultiReader(bytes.NewReader(captured), strings.NewReader("bytes</Dandelion>")))
 	h, err := ReadFileHeader(r)

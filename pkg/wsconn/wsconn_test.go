@@ -170,7 +170,7 @@ func TestReadTextLimit(t *testing.T) {
 }
 
 // TestHTTP10Upgrade: behind the old nginx configuration the upgrade arrives as HTTP/1.0, with
-// "Websocket" in the old client's spelling (wire.md section 1).
+// "Websocket" in the old client's spelling (docs/protocol.md).
 func TestHTTP10Upgrade(t *testing.T) {
 	t.Parallel()
 	url := serve(t, func(c *Conn) { _ = c.WriteText([]byte("hello")); _, _, _ = c.Next() })

@@ -20,7 +20,7 @@ import (
 )
 
 // BenchmarkServeBesideNginx serves segments from this package and from nginx, in turns, and
-// reports the CPU of both server processes per GB, and their ratio (performance.md: at most 1.1 at
+// reports the CPU of both server processes per GB, and their ratio (docs/performance.md: at most 1.1 at
 // 50 connections, 1.3 at 500). Both use sendfile and both account for each delivery: nginx in its
 // access log; without tcp_nopush, which cost it more. Connections are kept, as players keep them.
 // One iteration is about 0.5 to 1 GB from each. A third server has a limit of upload far above what it

@@ -104,7 +104,7 @@ func startChild(t testing.TB, live, data string, rate int64, wrap ...string) (*o
 var sendfileCall = regexp.MustCompile(`sendfile(?:64)?(?:\(| resumed>).*\) += (\d+)`)
 
 // The kernel must copy from file to socket, also what a limit lets through piece by piece: a wrapper
-// that hides ReadFrom costs 1.4 to 2.5 times the CPU and no other test would notice (performance.md,
+// that hides ReadFrom costs 1.4 to 2.5 times the CPU and no other test would notice (docs/performance.md,
 // Serving).
 func TestSendfileIsUsed(t *testing.T) {
 	t.Parallel()

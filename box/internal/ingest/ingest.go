@@ -1,5 +1,5 @@
 // Package ingest takes files from publishers: one websocket each, opened with PUBLISH, then
-// binary messages that go into the segment store while they arrive (wire.md section 2). It owns
+// binary messages that go into the segment store while they arrive (docs/protocol.md). It owns
 // the sessions, their limits and their answers. It must not know how files are kept (segstore),
 // who views them, or what entrances are told.
 //

@@ -21,7 +21,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // TestOldPublisher: a single masked frame or fragments over an HTTP/1.0 upgrade, no FEATURES, and
-// no word back for a file (wire.md sections 1 and 2).
+// no word back for a file (docs/protocol.md).
 func TestOldPublisher(t *testing.T) {
 	t.Parallel()
 	b := newBox(t, nil)

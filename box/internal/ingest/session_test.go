@@ -113,7 +113,7 @@ func TestLaterMessages(t *testing.T) {
 }
 
 // TestPublishersDoNotMix: a second connection must not take over the first one's directory
-// (wire.md section 3, lesson 2).
+// (docs/protocol.md).
 func TestPublishersDoNotMix(t *testing.T) {
 	t.Parallel()
 	b := newBox(t, nil)

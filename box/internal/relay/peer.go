@@ -262,7 +262,7 @@ func (c *session) read() {
 	}
 }
 
-// confirm takes "the socket still healthy one ping later" as stored (wire.md, FEATURES).
+// confirm takes "the socket still healthy one ping later" as stored (docs/protocol.md, FEATURES).
 func (c *session) confirm(ctx context.Context) error {
 	alive, err := c.Ping()
 	if err != nil {

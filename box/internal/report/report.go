@@ -1,5 +1,5 @@
 // Package report tells entrances of this box: what it is, how it is doing and where it can be
-// reached, over one kept connection for each entrance (wire.md, EXCHANGE). It owns these
+// reached, over one kept connection for each entrance (docs/protocol.md, EXCHANGE). It owns these
 // connections, the system information that they carry, the nonces by which entrances dial back,
 // and what is known of the box's reachability. It carries the batches of package traffic and brings
 // back their acknowledgements. It must not know what entrances do with reports, nor how publishers' files

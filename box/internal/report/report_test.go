@@ -75,7 +75,7 @@ func TestReports(t *testing.T) {
 	if s.MemTotal < 10 || s.MemAvailable <= 0 || s.MemAvailable > s.MemTotal || s.DiskTotal <= 0 || s.DiskAvailable > s.DiskTotal || s.CPUCount < 1 {
 		t.Errorf("system: %+v", s)
 	}
-	// The old fields are all there, as strings (wire.md section 2).
+	// The old fields are all there, as strings (docs/protocol.md).
 	var sent map[string]any
 	if err := json.Unmarshal(receive(t, e.raw, "report"), &sent); err != nil {
 		t.Fatal(err)

@@ -102,7 +102,7 @@ func fillStore(b *testing.B, cfg Config, files int) {
 }
 
 // BenchmarkScan starts on 10,000 segments, each in a directory of its own, as live ones are
-// (performance.md: serving within 1 s; the whole box within 40 MB).
+// (docs/performance.md: serving within 1 s; the whole box within 40 MB).
 func BenchmarkScan(b *testing.B) {
 	const files = 10_000
 	dir := benchDir(b)

@@ -19,7 +19,7 @@ var pageText string
 var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	"upload": upload,
 	"age":    age,
-	"bytes":  func(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) },
+	"bytes":  size,
 }).Parse(pageText))
 
 // upload prints what the box sends, and what its uplink can carry, in Mbit/s.
@@ -33,6 +33,14 @@ func upload(system map[string]float64) string {
 		text += fmt.Sprintf(" of %.1f", capacity*8/1e6)
 	}
 	return text
+}
+
+// size prints bytes in MB, from 10 GB on in GB.
+func size(n int64) string {
+	if n >= 1e10 {
+		return fmt.Sprintf("%.1f GB", float64(n)/1e9)
+	}
+	return fmt.Sprintf("%.1f MB", float64(n)/1e6)
 }
 
 func age(seconds float64) string {

@@ -1,6 +1,6 @@
 // Package checkin is an entrance's side of a box's session: it checks each EXCHANGE, gives the
 // box its lease and an answer, and finds out by dialling back whether others can reach it
-// (wire.md section 2).
+// (docs/protocol.md).
 //
 // It must not know how leases are kept (registry) nor who is offered to publishers (search).
 package checkin

@@ -1,5 +1,5 @@
 // Package door is an entrance's endpoint for websockets: it admits boxes and publishers, reads
-// their messages, checks what all messages have in common (wire.md section 2) and hands each to
+// their messages, checks what all messages have in common (docs/protocol.md) and hands each to
 // the command that it names. It owns sessions and their limits.
 //
 // It must not know what the commands do, nor anything of Redis.

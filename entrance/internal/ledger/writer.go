@@ -173,7 +173,7 @@ func (l *Ledger) count(ctx context.Context, parts []*part, given map[*part]bool)
 			err = failed
 		default:
 			given[p] = true
-			l.log.Error("Traffic of a box cannot be counted", "box", p.box, "error", failed)
+			l.log.Error("traffic of a box cannot be counted", "box", p.box, "error", failed)
 		}
 	}
 	return err

@@ -1,6 +1,6 @@
 // Package registry owns what an entrance knows of its boxes: the index in memory that every
 // request is answered from, and its image in Redis, which all processes of one entrance share
-// (wire.md section 4). Requests never wait for Redis; while it is down the index goes on alone.
+// (docs/protocol.md). Requests never wait for Redis; while it is down the index goes on alone.
 //
 // It must not know sockets, the choice of boxes for a publisher, nor how reachability is found out.
 //

@@ -1,4 +1,4 @@
-// Package search answers publishers: which boxes are best for this one (wire.md "SEARCH"). It
+// Package search answers publishers: which boxes are best for this one (docs/protocol.md "SEARCH"). It
 // reads the registry's index in memory and nothing else. It also takes what publishers say of their
 // redirects (REDIRECTS).
 //
@@ -20,7 +20,7 @@ import (
 	"dandelion/pkg/wire"
 )
 
-// usual is how many boxes a publisher is told of that does not say how many it wants (wire.md SEARCH).
+// usual is how many boxes a publisher is told of that does not say how many it wants (docs/protocol.md SEARCH).
 const usual = 20
 
 // Endpoint answers SEARCH and REDIRECTS.

@@ -291,7 +291,7 @@ func (c *countingReader) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// pushOld takes "written, and the socket still healthy one ping later" as stored (wire.md,
+// pushOld takes "written, and the socket still healthy one ping later" as stored (docs/protocol.md,
 // FEATURES).
 func (s *Session) pushOld(ctx context.Context, h wire.FileHeader, f File, content io.Reader) (Receipt, error) {
 	began, err := s.write(ctx, h, f, content)
