@@ -203,7 +203,9 @@ func (s *Service) send(ctx context.Context, f File, n wire.RelayNode, content io
 	}
 	limited := s.cfg.Uplink.Reader(ctx, content, h.Size, weight)
 	defer limited.Close()
-	err = c.WriteFile(ctx, h.AppendTo(nil), counted{limited, &s.sent}, h.Size)
+	head := h.AppendTo(nil)
+	s.cfg.Uplink.Debit(int64(len(head))) // with a tree below it, as much as a turn or two
+	err = c.WriteFile(ctx, head, counted{limited, &s.sent}, h.Size)
 	if err == nil && n.Old {
 		err = c.confirm(ctx)
 	}
