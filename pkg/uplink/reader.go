@@ -26,16 +26,24 @@ func (l *Limiter) Reader(ctx context.Context, r io.Reader, size int64, weight in
 // Read reads, and then waits until what it read may be sent.
 func (p *Reader) Read(b []byte) (int, error) {
 	n, err := p.r.Read(b)
+	if ended := p.Wait(int64(n)); ended != nil {
+		return 0, ended
+	}
+	return n, err
+}
+
+// Wait waits until n bytes more, which are not read from below, may be sent, such as a header.
+func (p *Reader) Wait(n int64) error {
 	began := time.Now()
-	for left := int64(n); left > 0; {
-		may, ended := p.flow.Take(p.ctx, left)
-		if ended != nil {
-			return 0, fmt.Errorf("given up: %w", context.Cause(p.ctx))
+	for n > 0 {
+		may, err := p.flow.Take(p.ctx, n)
+		if err != nil {
+			return fmt.Errorf("given up: %w", context.Cause(p.ctx))
 		}
-		left -= may
+		n -= may
 	}
 	p.waited += time.Since(began)
-	return n, err
+	return nil
 }
 
 // Waited is how long reading waited for the limit.

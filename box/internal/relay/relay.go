@@ -204,7 +204,10 @@ func (s *Service) send(ctx context.Context, f File, n wire.RelayNode, content io
 	limited := s.cfg.Uplink.Reader(ctx, content, h.Size, weight)
 	defer limited.Close()
 	head := h.AppendTo(nil)
-	s.cfg.Uplink.Debit(int64(len(head))) // with a tree below it, as much as a turn or two
+	if err := limited.Wait(int64(len(head))); err != nil { // with a tree below it, as much as a turn or two
+		p.release(c, true)
+		return err
+	}
 	err = c.WriteFile(ctx, head, counted{limited, &s.sent}, h.Size)
 	if err == nil && n.Old {
 		err = c.confirm(ctx)
