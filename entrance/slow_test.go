@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"sync"
 	"testing"
 	"time"
 
@@ -129,6 +130,7 @@ func TestRequestsThatNeverEnd(t *testing.T) {
 	e := start(t, embedded, nil)
 	ends := make(chan time.Duration, 200)
 	begin := time.Now()
+	var drips sync.WaitGroup // each notices within a second that its connection is closed
 	for i := range cap(ends) {
 		conn, err := net.Dial("tcp", e.Addr().String())
 		if err != nil {
@@ -142,7 +144,7 @@ func TestRequestsThatNeverEnd(t *testing.T) {
 		if i%2 == 0 {
 			continue
 		}
-		go func() {
+		drips.Go(func() {
 			tick := time.NewTicker(time.Second)
 			defer tick.Stop()
 			for _, b := range []byte("GET /dandelion/ws/ HTTP/1.1\r\nHost: x\r\n") {
@@ -151,7 +153,7 @@ func TestRequestsThatNeverEnd(t *testing.T) {
 				}
 				<-tick.C
 			}
-		}()
+		})
 	}
 	good := newBox(t, 1)
 	e.connect(good).alive()
@@ -161,6 +163,7 @@ func TestRequestsThatNeverEnd(t *testing.T) {
 			t.Errorf("a connection was closed only after %v", took)
 		}
 	}
+	drips.Wait()
 	if _, offered := e.search()[string(good.id)]; !offered {
 		t.Error("the good box is not offered any more")
 	}

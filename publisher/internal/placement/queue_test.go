@@ -416,9 +416,7 @@ func TestTwoTasksForOneFile(t *testing.T) {
 	if n := s.holders(path, d); n != 2 {
 		t.Errorf("on %d boxes", n)
 	}
-	if got := s.queue.Totals().Ended[TaskPlaced]; got != 4 {
-		t.Errorf("%d tasks are placed", got)
-	}
+	s.await("four tasks placed", func() bool { return s.queue.Totals().Ended[TaskPlaced] == 4 }) // counted behind the lists
 }
 
 // TestRecordBeforeTheEnd: a task leaves TAKEN after its record is in Redis, however slow that is.
@@ -431,13 +429,16 @@ func TestRecordBeforeTheEnd(t *testing.T) {
 	order := &order{}
 	s.client.AddHook(order)
 	s.push(taskOf(path, 600))
-	s.await("finished", func() bool { return s.left() == 0 })
-	order.mu.Lock()
-	defer order.mu.Unlock()
-	record := slices.Index(order.done, "hset "+s.keys.ProcessedFile(path))
-	end := slices.Index(order.done, "lrem "+s.keys.Taken())
+	var record, end int
+	s.await("finished", func() bool { // the queue is empty a moment before its command is noted
+		order.mu.Lock()
+		defer order.mu.Unlock()
+		record = slices.Index(order.done, "hset "+s.keys.ProcessedFile(path))
+		end = slices.Index(order.done, "lrem "+s.keys.Taken())
+		return end >= 0
+	})
 	if record < 0 || end < record {
-		t.Errorf("%q", order.done)
+		t.Errorf("the record is the command %d, and the task's end %d: %q", record, end, order.done)
 	}
 }
 
