@@ -19,7 +19,7 @@ func TestTerminate(t *testing.T) {
 	p := newProcess(t)
 	p.start()
 	conn := p.mustPublisher()
-	film := random(1, 40<<20)
+	film := random(1, 16<<20)
 	push(t, conn, "/film", time.Hour, film)
 	push(t, conn, "/late", time.Hour, film[:1000])
 	_, slow := p.slowGet("/film")
