@@ -123,7 +123,7 @@ func TestOldBoxesDeliveriesCountOnce(t *testing.T) {
 				t.Fatal(reply)
 			}
 		}
-		eventually(t, 5*time.Second, func() string {
+		eventually(t, func() string {
 			return want(e.traffic("by=stream"), "<nil> "+publisherID+" <nil>: 500 in 5, 0 in 0; ")
 		})
 	})

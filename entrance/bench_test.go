@@ -49,7 +49,7 @@ func BenchmarkReports(b *testing.B) {
 	}
 	own := keys.Entrance(id.EntranceID(strings.TrimSuffix(entrances[0], ":BOX_SET")))
 	for n := range boxes {
-		eventually(b, 2*time.Second, func() string {
+		eventually(b, func() string {
 			if last := st.HGet(b.Context(), own.Exchange(newBoxID(n)), "LOADAVG-1").Val(); last != fmt.Sprint(rounds-1) {
 				return fmt.Sprintf("box %d: the last report in Redis is %s", n, last)
 			}

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"dandelion/pkg/wire"
 )
@@ -29,7 +28,7 @@ func TestBoxIsOfferedWhileConnected(t *testing.T) {
 		t.Errorf("ENTRANCE_URLS: %v", urls)
 	}
 	b.learn(reply["NONCE"].(string))
-	e.offered(b, true, time.Second)
+	e.offered(b, true)
 
 	entry := e.search()[string(b.id)].(map[string]any)
 	for key, want := range map[string]any{
@@ -50,7 +49,7 @@ func TestBoxIsOfferedWhileConnected(t *testing.T) {
 	}
 
 	p.ws.UnderlyingConn().Close()
-	e.offered(b, false, 2*time.Second)
+	e.offered(b, false)
 	if got := e.api("/api/v1/boxes/" + string(b.id)); got["session"] != "left" || !strings.Contains(got["why_not"].(string), "it left") {
 		t.Errorf("API: %v", got)
 	}
@@ -66,7 +65,7 @@ func TestUnreachableBoxIsToldWhy(t *testing.T) {
 	p := e.dial("/dandelion/ws/")
 	p.ask(report)
 	want := fmt.Sprintf("not reachable at %s (connection refused): forward TCP port %s to this box", url, strings.TrimPrefix(url, "http://127.0.0.1:"))
-	eventually(t, 5*time.Second, func() string {
+	eventually(t, func() string {
 		if reply := p.ask(report); reply["REASON"] != want || reply["REACHABLE"] != "no" {
 			return fmt.Sprint(reply)
 		}
@@ -86,7 +85,7 @@ func TestImpostorsNonceIsNotKnown(t *testing.T) {
 	b := newBox(t, 1) // never learns the nonce: somebody else reports in its name
 	p := e.dial("/dandelion/ws/")
 	p.ask(b.report(nil))
-	eventually(t, 5*time.Second, func() string {
+	eventually(t, func() string {
 		if reply := p.ask(b.report(nil)); reply["REACHABLE"] != "no" || !strings.Contains(reply["REASON"].(string), "HTTP status 404") {
 			return fmt.Sprint(reply)
 		}
@@ -99,17 +98,17 @@ func TestGoodbyeEndsTheLease(t *testing.T) {
 	e := start(t, embedded, nil)
 	b := newBox(t, 1)
 	p := e.connect(b)
-	e.offered(b, true, time.Second)
+	e.offered(b, true)
 	p.send(fmt.Appendf(nil, `{"ID": %q, "IP": "127.0.0.1", "PORT": "1", "TYPE": "BOX", "COMMAND": "GOODBYE", "REASON": "an update", "SECONDS": 5}`, b.id))
-	e.offered(b, false, time.Second)
+	e.offered(b, false)
 	if got := e.api("/api/v1/boxes/" + string(b.id)); got["why_not"] != "it left: it said goodbye: an update" {
 		t.Errorf("API: %v", got)
 	}
 	// It may think better of it.
 	b.reportOn(p)
-	e.offered(b, true, time.Second)
+	e.offered(b, true)
 	p.ws.Close()
-	e.offered(b, false, 2*time.Second)
+	e.offered(b, false)
 }
 
 func TestIndexAndPage(t *testing.T) {
@@ -157,7 +156,7 @@ func TestEveryPathTakesBothKindsOfPeer(t *testing.T) {
 		b := newBox(t, i)
 		p := e.dial(path)
 		b.reportOn(p)
-		e.offered(b, true, time.Second)
+		e.offered(b, true)
 		if boxes := e.dial(path).boxes(); len(boxes) != i+1 {
 			t.Errorf("%s: %v", path, boxes)
 		}

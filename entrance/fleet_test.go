@@ -74,12 +74,21 @@ func (r *running) sibling() func(*Config) {
 	}
 }
 
+// patience is how long a test waits for what should come at once: a bound for what is broken, and
+// less than a lease, so that who left by then did not leave because the lease was over.
+const patience = 15 * time.Second
+
 // eventually waits until check returns "", or fails with what it last returned.
-func eventually(t testing.TB, within time.Duration, check func() string) {
+func eventually(t testing.TB, check func() string) {
+	t.Helper()
+	eventuallyWithin(t, patience, check)
+}
+
+func eventuallyWithin(t testing.TB, limit time.Duration, check func() string) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(within)
+	deadline := time.After(limit)
 	for {
 		why := check()
 		if why == "" {
@@ -88,7 +97,7 @@ func eventually(t testing.TB, within time.Duration, check func() string) {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			t.Fatalf("after %v: %s", within, why)
+			t.Fatalf("after %v: %s", limit, why)
 		}
 	}
 }
@@ -285,11 +294,11 @@ func (p *peer) boxes() map[string]any {
 }
 
 // offered waits until SEARCH offers the box, or does not.
-func (r *running) offered(b *box, want bool, within time.Duration) {
+func (r *running) offered(b *box, want bool) {
 	r.t.Helper()
 	p := r.dial(wire.EntranceWSPath)
 	defer p.ws.Close()
-	eventually(r.t, within, func() string {
+	eventually(r.t, func() string {
 		if _, found := p.boxes()[string(b.id)]; found != want {
 			return fmt.Sprintf("offered: %v; %v", found, r.api("/api/v1/boxes/"+string(b.id)))
 		}
@@ -336,7 +345,7 @@ func (r *running) offeredCount(n int) {
 	r.t.Helper()
 	p := r.dial(wire.EntranceWSPath)
 	defer p.ws.Close()
-	eventually(r.t, 5*time.Second, func() string {
+	eventually(r.t, func() string {
 		if got := len(p.boxes()); got != n {
 			return fmt.Sprintf("%d boxes offered, want %d", got, n)
 		}

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/gorilla/websocket"
 
@@ -135,7 +134,7 @@ func TestUnknownCommandAfterFeaturesLeavesTheSessionOpen(t *testing.T) {
 		t.Errorf("%v", reply)
 	}
 	b.reportOn(p)
-	e.offered(b, true, time.Second)
+	e.offered(b, true)
 }
 
 func TestSessionKeepsItsID(t *testing.T) {
@@ -212,7 +211,7 @@ func TestNamesAreCheckedWhenTheyAreDialled(t *testing.T) {
 		m["EDGE_URL"] = "http://localhost:" + b.port()
 	})
 	b.learn(p.ask(report)["NONCE"].(string))
-	eventually(t, 5*time.Second, func() string {
+	eventually(t, func() string {
 		reply := p.ask(report)
 		if reason, _ := reply["REASON"].(string); reply["REACHABLE"] != "no" || !strings.Contains(reason, "only private addresses or wider are dialled") {
 			return fmt.Sprint(reply)
@@ -227,7 +226,7 @@ func TestPublisherIsNotSentWhereItCannotGo(t *testing.T) {
 	e := start(t, embedded, trustLoopback)
 	b := newBox(t, 1)
 	e.connect(b)
-	e.offered(b, true, time.Second)
+	e.offered(b, true)
 	for _, addr := range []string{"203.0.113.9", "192.168.1.5", "2001:db8::1"} {
 		if boxes := e.dialWith(wire.EntranceWSPath, from(addr)).boxes(); len(boxes) != 0 {
 			t.Errorf("from %s: %v", addr, boxes)
@@ -242,7 +241,7 @@ func TestImpostorIsRefused(t *testing.T) {
 	e := start(t, embedded, trustLoopback)
 	b, other := newBox(t, 1), newBox(t, 2)
 	p := e.connect(b)
-	e.offered(b, true, time.Second)
+	e.offered(b, true)
 	claim := other.report(func(m map[string]any) {
 		m["ID"] = string(b.id)
 		m["CONNECT_WS"] = "http://127.0.0.1:" + other.port() + wire.BoxWSPath(b.id)
@@ -253,11 +252,11 @@ func TestImpostorIsRefused(t *testing.T) {
 		t.Errorf("ERROR %q", text)
 	}
 	impostor.closed()
-	e.offered(b, true, time.Second)
+	e.offered(b, true)
 
 	// When the first is gone, it may as well be the box at a new address.
 	p.ws.Close()
-	e.offered(b, false, 2*time.Second)
+	e.offered(b, false)
 	if reply := e.dialWith(wire.EntranceWSPath, from("127.0.0.2")).ask(claim); reply["MESSAGE"] != "ACCEPTED" {
 		t.Errorf("%v", reply)
 	}
@@ -270,10 +269,10 @@ func TestReconnectBeforeTheOldConnectionDied(t *testing.T) {
 	e := start(t, embedded, nil)
 	b := newBox(t, 1)
 	first := e.connect(b)
-	e.offered(b, true, time.Second)
+	e.offered(b, true)
 	e.connect(b)
 	first.ws.Close()
-	eventually(t, 2*time.Second, func() string {
+	eventually(t, func() string {
 		if now := e.metric("dandelion_entrance_sessions"); now != "1" {
 			return now + " sessions are there"
 		}

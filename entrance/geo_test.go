@@ -7,7 +7,6 @@ package entrance
 import (
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/maxmind/mmdbwriter/mmdbtype"
 
@@ -47,7 +46,7 @@ func TestPlacesOfBoxesThatDoNotSay(t *testing.T) {
 			if reply := p.ask(report); reply["MESSAGE"] != "ACCEPTED" {
 				t.Fatal(reply)
 			}
-			eventually(t, time.Second, func() string {
+			eventually(t, func() string {
 				box := e.api("/api/v1/boxes/" + string(b.id))
 				if got := fmt.Sprint(box["geoip"], " ", box["place"]); got != test.want {
 					return fmt.Sprintf("from %s: %s, want %s", test.from, got, test.want)
@@ -85,7 +84,7 @@ func TestPlaceFollowsTheDatabase(t *testing.T) {
 		if reply := p.ask(report); reply["MESSAGE"] != "ACCEPTED" {
 			t.Fatal(reply)
 		}
-		eventually(t, time.Second, func() string {
+		eventually(t, func() string {
 			if got := e.api("/api/v1/boxes/" + string(b.id))["place"]; got != want {
 				return fmt.Sprintf("%s, want %s", got, want)
 			}

@@ -124,14 +124,14 @@ func TestOldBoxDialsForEachExchange(t *testing.T) {
 		c.frame(true, 0x8, nil) // close, as it does
 		c.conn.Close()
 		// Its close means nothing.
-		e.offered(b, true, time.Second)
+		e.offered(b, true)
 	}
 	entry := e.search()[string(b.id)].(map[string]any)
 	if entry["MEM-AVAIL"] != "511" || entry["CPU-IDLE"] != "97.5" || entry["CONNECT_WS"] != b.server.URL+"/dandelion/"+string(b.id)+"/ws/" {
 		t.Errorf("BOX_SET: %v", entry)
 	}
 	// Without a report its lease ends.
-	e.offered(b, false, 4*time.Second)
+	e.offered(b, false)
 }
 
 func TestOldBoxWithoutIndexPageIsNotOffered(t *testing.T) {
@@ -142,7 +142,7 @@ func TestOldBoxWithoutIndexPageIsNotOffered(t *testing.T) {
 		m["CONNECT_WS"] = other.server.URL + "/dandelion/" + string(b.id) + "/ws/" // another server
 	})
 	e.dialOld(upgrade11).ask(report)
-	eventually(t, 5*time.Second, func() string {
+	eventually(t, func() string {
 		got := e.api("/api/v1/boxes/" + string(b.id))
 		if got["reachable"] != "no" || got["searchable"] != false || got["session"] != "dialled" {
 			return fmt.Sprint(got)
@@ -166,20 +166,20 @@ func TestTrafficLogsDoNoHarm(t *testing.T) {
 	if reply := e.dialOld(upgrade11).ask(report); reply["MESSAGE"] != "ACCEPTED" {
 		t.Fatalf("%v", reply)
 	}
-	e.offered(b, true, time.Second)
+	e.offered(b, true)
 	for key := range e.search()[string(b.id)].(map[string]any) {
 		if strings.Contains(key, "TRAFFIC_FLOW") {
 			t.Errorf("BOX_SET has %s", key)
 		}
 	}
-	eventually(t, time.Second, func() string {
+	eventually(t, func() string {
 		hash, err := e.state.HGetAll(t.Context(), string(e.ID())+":EXCHANGE:"+string(b.id)).Result()
 		if err != nil || hash["CPU-IDLE"] != "97.5" {
 			return fmt.Sprintf("hash: %v, %v", hash, err)
 		}
 		return ""
 	})
-	eventually(t, 5*time.Second, func() string { return want(e.metric("dandelion_entrance_accounts_deliveries_total"), "3") })
+	eventually(t, func() string { return want(e.metric("dandelion_entrance_accounts_deliveries_total"), "3") })
 }
 
 func TestOldPublisherSearches(t *testing.T) {
