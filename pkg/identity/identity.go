@@ -54,7 +54,7 @@ func Open(dataDir string) (*Identity, error) {
 	}
 	key, created, err := loadOrCreate(dataDir)
 	if err != nil {
-		lock.Close()
+		dropLock(lock)
 		return nil, err
 	}
 	return &Identity{
@@ -70,7 +70,7 @@ func (i *Identity) Sign(message []byte) []byte { return ed25519.Sign(i.key, mess
 
 // Close gives the data_dir free. The key may still be used. A second Close does nothing.
 func (i *Identity) Close() error {
-	if err := i.lock.Close(); err != nil && !errors.Is(err, fs.ErrClosed) {
+	if err := dropLock(i.lock); err != nil && !errors.Is(err, fs.ErrClosed) {
 		return fmt.Errorf("giving the data_dir free: %w", err)
 	}
 	return nil

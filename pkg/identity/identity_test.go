@@ -214,6 +214,20 @@ func TestKeyThatOthersCanRead(t *testing.T) {
 	open(t, dir)
 }
 
+// TestCloseWhileAChildIsForked: until it is exec'ed, a child holds the lock file open.
+func TestCloseWhileAChildIsForked(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	i := open(t, dir)
+	held, err := unix.Dup(int(i.lock.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(held)
+	i.Close()
+	open(t, dir)
+}
+
 func TestLeftoverOfACrash(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

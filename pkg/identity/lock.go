@@ -37,7 +37,7 @@ func takeLock(dataDir string) (*os.File, error) {
 	// The PID is for people only, so failing to write it is no reason not to start; but a
 	// full disk is worth saying now.
 	if err := writePID(f); err != nil {
-		f.Close()
+		dropLock(f)
 		return nil, cannotUse(dataDir, err)
 	}
 	return f, nil
@@ -50,6 +50,13 @@ func flock(f *os.File) error {
 			return err
 		}
 	}
+}
+
+// dropLock ends the lock. Not by closing alone: a child that is just being forked holds the file
+// open too, until it is exec'ed.
+func dropLock(f *os.File) error {
+	_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
+	return f.Close()
 }
 
 func writePID(f *os.File) error {
