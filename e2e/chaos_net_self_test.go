@@ -10,9 +10,34 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"testing"
 	"time"
 )
+
+// TestChaosNamespacesSpareProcesses: those that were started from any thread before live on.
+func TestChaosNamespacesSpareProcesses(t *testing.T) {
+	t.Parallel()
+	network, err := newInternet(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var processes []*process
+	for third := range byte(8) {
+		processes = append(processes, begin(t, "sleep", exec.Command("sleep", "1000"), nil))
+		if _, err := network.join(third, 0, 0, 0, 1); err != nil {
+			fmt.Println("NOT RUN: TestChaosNamespacesSpareProcesses:", err)
+			return
+		}
+	}
+	for _, p := range processes {
+		select {
+		case <-p.done:
+			t.Errorf("a process was ended: %v", p.cmd.ProcessState)
+		case <-time.After(50 * time.Millisecond): // the kernel kills at once
+		}
+	}
+}
 
 // TestChaosInternet: lines delay, cut and slow down what passes, and only that.
 func TestChaosInternet(t *testing.T) {

@@ -83,13 +83,9 @@ func (n *internet) join(third byte, delay time.Duration, loss, rate float64, see
 	key := [3]byte{10, 77, third}
 	p := &place{ip: fmt.Sprintf("10.77.%d.2", third)}
 	p.line = &line{delay: delay, loss: loss, rate: rate, random: rand.New(rand.NewPCG(seed, uint64(third)))}
-	done := make(chan error)
-	go func() {
-		// A thread of its own, which ends with the goroutine: it never comes back from the namespace.
-		runtime.LockOSThread()
-		done <- p.unshare()
-	}()
-	if err := <-done; err != nil {
+	var err error
+	andHome(func() { err = p.unshare() })
+	if err != nil {
 		return nil, fmt.Errorf("a network namespace: %w", err)
 	}
 	n.mu.Lock()
@@ -292,20 +288,28 @@ func (p *place) enter(f func()) {
 		f()
 		return
 	}
+	andHome(func() {
+		if err := unix.Setns(int(p.namespace.Fd()), unix.CLONE_NEWNET); err != nil {
+			panic(fmt.Sprintf("entering a namespace: %v", err))
+		}
+		f()
+	})
+}
+
+// andHome calls f, which may leave the network namespace, and returns there. The thread must live on: with
+// one that ends, the kernel kills all processes that were ever started from it (Pdeathsig in begin).
+func andHome(f func()) {
 	runtime.LockOSThread()
 	home, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
 		panic(err) // no /proc: nothing of this would have worked
 	}
 	defer home.Close()
-	if err := unix.Setns(int(p.namespace.Fd()), unix.CLONE_NEWNET); err != nil {
-		panic(fmt.Sprintf("entering a namespace: %v", err))
-	}
 	defer func() {
-		// A thread that cannot return stays locked, and ends with its goroutine.
-		if err := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); err == nil {
-			runtime.UnlockOSThread()
+		if err := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); err != nil {
+			panic(fmt.Sprintf("returning from a namespace: %v", err))
 		}
+		runtime.UnlockOSThread()
 	}()
 	f()
 }

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
@@ -246,13 +247,32 @@ func (f *fleet) end() (uint64, error) {
 func (f *fleet) awaitMore(n int) {
 	f.t.Helper()
 	begin, _ := f.end() // 0 where nothing is there yet
-	eventually(f.t, patience, func() error {
+	err := awaiting(f.t, patience, func() error {
 		end, err := f.end()
 		if err == nil && end < begin+uint64(n) {
 			err = fmt.Errorf("%d segments more than at the start, want %d", end-begin, n)
 		}
 		return err
 	})
+	if err != nil {
+		shown, _ := f.streams()
+		f.publisher.stacks()
+		ends(f.t, "after %v: %v; viewers see %+v; the encoder wrote\n%s", patience, err, shown, written(f.source))
+	}
+}
+
+// written says what is in a directory, and when it was written.
+func written(dir string) string {
+	var text strings.Builder
+	_ = filepath.WalkDir(dir, func(name string, e fs.DirEntry, err error) error {
+		if err == nil && !e.IsDir() {
+			if info, err := e.Info(); err == nil {
+				fmt.Fprintf(&text, "%s %d %s\n", info.ModTime().Format("15:04:05.000"), info.Size(), name)
+			}
+		}
+		return nil
+	})
+	return text.String()
 }
 
 // located is what GET /api/v1/locate tells.

@@ -35,6 +35,7 @@ type process struct {
 	out, log transcript // stdout, stderr
 	done     chan struct{}
 	replaced atomic.Bool // its program was started again; a failing test does not show its log
+	quit     atomic.Bool // it was asked for its stacks; a failing test shows all of its log
 }
 
 // begin starts a program in a process group of its own, so that a Ctrl-C at the terminal reaches
@@ -59,7 +60,11 @@ func begin(t *testing.T, name string, cmd *exec.Cmd, ending func(*process)) *pro
 			p.kill()
 			p.keep()
 			if t.Failed() && !p.replaced.Load() {
-				t.Logf("=== %s (pid %d, %v)\n%s%s", name, cmd.Process.Pid, cmd.ProcessState, p.out.tail(20), p.log.tail(60))
+				lines := 60
+				if p.quit.Load() {
+					lines = 2000
+				}
+				t.Logf("=== %s (pid %d, %v)\n%s%s", name, cmd.Process.Pid, cmd.ProcessState, p.out.tail(20), p.log.tail(lines))
 			}
 		}()
 		if p.running() && ending != nil && !t.Failed() {
@@ -129,14 +134,20 @@ func (p *process) exit(t *testing.T, within time.Duration) int {
 	select {
 	case <-p.done:
 	case <-time.After(within):
-		p.signal(syscall.SIGQUIT) // its stacks say where it hangs
-		select {
-		case <-p.done:
-		case <-time.After(5 * time.Second):
-		}
+		p.stacks()
 		ends(t, "%s still runs after %v", p.name, within)
 	}
 	return p.cmd.ProcessState.ExitCode()
+}
+
+// stacks ends the process with the stacks of its goroutines in its log: they say where it hangs.
+func (p *process) stacks() {
+	p.quit.Store(true)
+	p.signal(syscall.SIGQUIT)
+	select {
+	case <-p.done:
+	case <-time.After(5 * time.Second):
+	}
 }
 
 // run runs a program to its end and returns its exit status and what it wrote.
