@@ -84,7 +84,7 @@ func (n *internet) join(third byte, delay time.Duration, loss, rate float64, see
 	p := &place{ip: fmt.Sprintf("10.77.%d.2", third)}
 	p.line = &line{delay: delay, loss: loss, rate: rate, random: rand.New(rand.NewPCG(seed, uint64(third)))}
 	var err error
-	andHome(func() { err = p.unshare() })
+	returningHome(func() { err = p.unshare() })
 	if err != nil {
 		return nil, fmt.Errorf("a network namespace: %w", err)
 	}
@@ -288,7 +288,7 @@ func (p *place) enter(f func()) {
 		f()
 		return
 	}
-	andHome(func() {
+	returningHome(func() {
 		if err := unix.Setns(int(p.namespace.Fd()), unix.CLONE_NEWNET); err != nil {
 			panic(fmt.Sprintf("entering a namespace: %v", err))
 		}
@@ -296,9 +296,9 @@ func (p *place) enter(f func()) {
 	})
 }
 
-// andHome calls f, which may leave the network namespace, and returns there. The thread must live on: with
+// returningHome calls f, which may leave the network namespace, and returns there. The thread must live on: with
 // one that ends, the kernel kills all processes that were ever started from it (Pdeathsig in begin).
-func andHome(f func()) {
+func returningHome(f func()) {
 	runtime.LockOSThread()
 	home, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {

@@ -94,21 +94,26 @@ func TestDeadBoxLeavesEveryEntrance(t *testing.T) {
 		}
 		return sessions
 	}
-	gone := func(what string) {
+	gone := func(what, why string) {
 		var looking sync.WaitGroup
 		for e, name := range map[*running]string{one: "its process", two: "another process", other: "another entrance"} {
 			looking.Go(func() { t.Logf("%s: out of SEARCH at %s after %v", what, name, e.leaves(b)) })
 		}
 		looking.Wait()
+		for _, e := range []*running{one, other} {
+			if got := e.api("/api/v1/boxes/" + string(b.id))["why_not"]; got != "it left: "+why {
+				t.Errorf("%s: %v", what, got)
+			}
+		}
 	}
 	for _, p := range come() {
 		p.ws.UnderlyingConn().Close()
 	}
-	gone("connection gone")
+	gone("connection gone", "its connection was lost")
 	come()
 	toOne.Die()
 	toOther.Die()
-	gone("host gone")
+	gone("host gone", "it gave no sign of life")
 	// As after a pulled plug: the old connections are never heard of again.
 	toOne, toOther = nettest.New(t, one.host()), nettest.New(t, other.host())
 	come()
