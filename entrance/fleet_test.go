@@ -250,8 +250,8 @@ func (p *peer) closed() int {
 	}
 }
 
-// connect opens a persistent session of a box, sends a report, and learns the nonce. The session
-// answers pings until the test ends or the returned peer is closed.
+// connect opens a persistent session of a box, sends a report, and learns the nonce. The entrance
+// ends the session after 8 s without a report, unless alive answers its pings.
 func (r *running) connect(b *box) *peer {
 	r.t.Helper()
 	p := r.dial(wire.EntranceWSPath)

@@ -131,6 +131,7 @@ func TestTwoProcessesAreOneEntrance(t *testing.T) {
 	}
 	b := newBox(t, 1)
 	p := one.connect(b)
+	p.alive()
 	one.offered(b, true)
 	two.offered(b, true)
 	if got := two.api("/api/v1/boxes/" + string(b.id)); got["other_process"] != true || got["reachable"] != "yes" || got["session"] != "persistent" {
@@ -139,6 +140,7 @@ func TestTwoProcessesAreOneEntrance(t *testing.T) {
 
 	// It moves to the other process before the first one knows that the connection is dead.
 	q := two.connect(b)
+	q.alive()
 	two.offered(b, true)
 	eventually(t, func() string {
 		if one.registry.Unwritten()+two.registry.Unwritten() > 0 {

@@ -3,6 +3,7 @@ package testfleet
 import (
 	"encoding/json"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,21 +14,33 @@ import (
 
 // searchable returns how many boxes an entrance can offer; -1 while it does not answer.
 func (e *Entrance) searchable() int {
-	resp, err := http.Get("http://" + e.Addr().String() + "/api/v1/entrance")
-	if err != nil {
-		return -1
-	}
-	defer resp.Body.Close()
-	var known struct{ Searchable int }
-	if err := json.NewDecoder(resp.Body).Decode(&known); err != nil {
-		return -1
-	}
+	known := struct{ Searchable int }{-1}
+	e.api("entrance", &known)
 	return known.Searchable
 }
 
+// whyNot returns why an entrance does not offer a box.
+func (e *Entrance) whyNot(box id.BoxID) string {
+	var known struct {
+		WhyNot string `json:"why_not"`
+	}
+	e.api("boxes/"+string(box), &known)
+	return known.WhyNot
+}
+
+// api reads what an entrance says; nothing while it does not answer.
+func (e *Entrance) api(path string, into any) {
+	resp, err := http.Get("http://" + e.Addr().String() + "/api/v1/" + path)
+	if err != nil {
+		return
+	}
+	defer resp.Body.Close()
+	_ = json.NewDecoder(resp.Body).Decode(into)
+}
+
 // TestEntrancesAway: while no entrance is there boxes take and serve as before, and after the
-// restart every entrance offers all of them again within 5 s. The boxes report as rarely as boxes
-// of households do.
+// restart every entrance offers all of them again. The boxes report as rarely as boxes of households
+// do.
 func TestEntrancesAway(t *testing.T) {
 	t.Parallel()
 	const boxes = 3
@@ -60,9 +73,7 @@ func TestEntrancesAway(t *testing.T) {
 	for _, entrance := range f.Entrances {
 		f.Await("all boxes offered again", func() bool { return entrance.searchable() == boxes })
 	}
-	if took := time.Since(back); took > 7*time.Second { // two for a busy machine
-		t.Errorf("all boxes were offered again only after %v", took)
-	}
+	t.Logf("all boxes were offered again after %v", time.Since(back))
 }
 
 // TestDrainedBoxIsOutOfSearchAtOnce: it says goodbye to every entrance before all else.
@@ -73,16 +84,15 @@ func TestDrainedBoxIsOutOfSearchAtOnce(t *testing.T) {
 		f.Await("all boxes offered", func() bool { return e.searchable() == 2 })
 	}
 	stopped := make(chan struct{})
-	begin := time.Now()
 	go func() {
 		defer close(stopped)
 		f.Boxes[0].Stop()
 	}()
 	for _, e := range f.Entrances {
 		f.Await("the box has left", func() bool { return e.searchable() == 1 })
-	}
-	if took := time.Since(begin); took > 2*time.Second {
-		t.Errorf("the box left the entrances only after %v", took)
+		if why := e.whyNot(f.Boxes[0].ID()); !strings.HasPrefix(why, "it left: it said goodbye") {
+			t.Errorf("%q", why)
+		}
 	}
 	<-stopped
 }

@@ -47,10 +47,10 @@ func TestDrain(t *testing.T) {
 	defer resp.Body.Close()
 
 	drained := make(chan int, 1)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	began := time.Now()
-	const grace = 700 * time.Millisecond
+	const grace = 3 * time.Second
 	go func() { drained <- e.Drain(ctx, grace) }()
 	for !answerOn(t, dialRaw(t, base, small)).Close { // until it has begun
 	}
@@ -64,7 +64,7 @@ func TestDrain(t *testing.T) {
 		}
 	}
 	for name, c := range map[string]net.Conn{"silent": silent, "trickling": trickling} {
-		c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		c.SetReadDeadline(time.Now().Add(40 * time.Second))
 		if _, err := c.Read(make([]byte, 1)); err == nil || isTimeout(err) {
 			t.Errorf("%s: %v, want the end soon after the grace", name, err)
 		}
@@ -110,7 +110,7 @@ func TestDrainLimit(t *testing.T) {
 	if n := e.Drain(ctx, 0); n != 1 {
 		t.Errorf("%d were cut, want 1", n)
 	}
-	if took := time.Since(began); took > 3*time.Second {
+	if took := time.Since(began); took > 30*time.Second {
 		t.Errorf("took %v", took)
 	}
 	if d := <-deliveries; !d.Aborted {

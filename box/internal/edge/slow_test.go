@@ -33,14 +33,10 @@ func TestSlowViewerIsCutOff(t *testing.T) {
 	const size = 32 << 20
 	put(t, store, "/a.ts", time.Hour, content(size))
 	_, base, deliveries := serve(t, Config{Store: store, MinRate: 1 << 20, RateWindow: 300 * time.Millisecond})
-	start := time.Now()
 	dialRaw(t, base, "GET /"+string(pub)+"/a.ts HTTP/1.1\r\nHost: x\r\n\r\n") // and reads nothing
 	d := <-deliveries
 	if !d.Aborted || d.Bytes >= size || d.Status != 200 {
 		t.Errorf("delivery %+v", d)
-	}
-	if took := time.Since(start); took > 10*time.Second {
-		t.Errorf("cut off after %v, with a window of 300 ms", took)
 	}
 }
 

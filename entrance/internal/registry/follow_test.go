@@ -72,6 +72,27 @@ func TestABoxThatComesBackKeepsItsHash(t *testing.T) {
 	})
 }
 
+// TestReachabilityReachesOtherProcesses: one that has read the report before the dial-back ended
+// learns how it ended from the next look, not from the next report.
+func TestReachabilityReachesOtherProcesses(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, st *state.State) {
+		one, two := newRegistry(st), newRegistry(st)
+		b := put(t, one, testBox(1, "127.0.0.1"))
+		one.flush(t)
+		two.look(t.Context())
+		if got, held := two.Held(b.ID); !held || got.Reach.State != ReachUnknown {
+			t.Fatalf("%+v, %v", got, held)
+		}
+		one.SetReach(b, Reach{State: ReachYes}, b.Seen)
+		one.flush(t)
+		two.look(t.Context())
+		if got, held := two.Held(b.ID); !held || got.Reach.State != ReachYes {
+			t.Errorf("%+v, %v", got, held)
+		}
+	})
+}
+
 // TestClocksOfProcessesDiffer: a lease lasts as long at every process, whatever its clock says.
 func TestClocksOfProcessesDiffer(t *testing.T) {
 	t.Parallel()

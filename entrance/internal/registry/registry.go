@@ -206,6 +206,8 @@ func (r *Registry) SetReach(b *Box, reach Reach, answered netip.Addr) {
 	}
 	changed := *old
 	changed.Reach = reach
+	// Other processes read a hash again when its lease has changed (followOthers).
+	changed.score = scoreOf(timeOf(old.score).Add(time.Millisecond))
 	if answered.IsValid() {
 		changed.Address, changed.Answered = answered, true
 	}
