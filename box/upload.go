@@ -32,7 +32,7 @@ func (b *Box) newUpload() upload {
 			Tell:      func(pub id.PublisherID) { b.ingest.Tell(pub) },
 			Favours:   func(pub id.PublisherID) bool { return favoured.of(pub) != nil },
 		}),
-		relay: relay.New(relay.Config{Own: b.own, Uplink: b.limiter, Registerer: b.metrics, Log: b.log}),
+		relay: relay.New(relay.Config{Own: b.own, Uplink: b.limiter, Line: b.line, Registerer: b.metrics, Log: b.log}),
 	}
 }
 

@@ -9,6 +9,9 @@ import (
 
 // Reader lets through what a limit has room for, as one transfer. It is for one goroutine.
 type Reader struct {
+	// Ahead, where it is set, says how many of the next want bytes go ahead of the limit, 0 to want.
+	Ahead func(want int64) int64
+
 	ctx    context.Context
 	r      io.Reader
 	flow   *Flow
@@ -35,6 +38,11 @@ func (p *Reader) Read(b []byte) (int, error) {
 // Wait waits until n bytes more, which are not read from below, may be sent, such as a header.
 func (p *Reader) Wait(n int64) error {
 	began := time.Now()
+	if p.Ahead != nil && n > 0 {
+		ahead := p.Ahead(n)
+		p.flow.Spend(ahead)
+		n -= ahead
+	}
 	for n > 0 {
 		may, err := p.flow.Take(p.ctx, n)
 		if err != nil {

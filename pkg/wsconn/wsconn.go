@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"strconv"
@@ -106,6 +107,9 @@ func (c *Conn) Remote() netip.Addr { return c.remote }
 
 // LocalAddr returns the address of this end, unmapped.
 func (c *Conn) LocalAddr() netip.Addr { return netaddr.Addr(c.ws.LocalAddr()) }
+
+// NetConn returns the connection below, to look at and not to read or write.
+func (c *Conn) NetConn() net.Conn { return c.ws.NetConn() }
 
 // SetSilence sets for how long the peer may say nothing, pongs included, before reading fails.
 func (c *Conn) SetSilence(limit time.Duration) { c.silence.Store(int64(limit)) }

@@ -1,6 +1,6 @@
-// Package capacity learns what the household's line can send, from deliveries to other networks. It
-// owns the samples and decides which deliveries are worth one. It must not know what is delivered,
-// nor what limit is made of the outcome.
+// Package capacity learns what the household's line can send, from deliveries and relays to other
+// networks. It owns the samples and decides which transfers are worth one. It must not know what is
+// sent, nor what limit is made of the outcome.
 package capacity
 
 import (
@@ -79,8 +79,8 @@ func (l *Line) Capacity() (rate int64, learned bool) {
 	return l.estimate.capacity()
 }
 
-// Transfer is one delivery, which may become a sample. Its methods are for one goroutine; nil is one
-// that does not.
+// Transfer is one delivery or relay, which may become a sample. Its methods are for one goroutine;
+// nil is one that does not.
 type Transfer struct {
 	l      *Line
 	conn   *net.TCPConn
@@ -90,9 +90,10 @@ type Transfer struct {
 	trial  bool
 }
 
-// Begin notes that size bytes are about to be sent on a connection. nil: they would tell nothing of
-// the line. The caller calls End.
-func (l *Line) Begin(c net.Conn, size int64) *Transfer {
+// Begin notes that size bytes are about to be sent on a connection. ready: they are all here, so that
+// the transfer may go ahead of the limit. nil: they would tell nothing of the line. The caller calls
+// End.
+func (l *Line) Begin(c net.Conn, size int64, ready bool) *Transfer {
 	conn, ok := c.(*net.TCPConn)
 	if l == nil || !ok || size < MinBytes || !l.cfg.Tells(netaddr.Addr(conn.LocalAddr()), netaddr.Addr(conn.RemoteAddr())) {
 		return nil
@@ -102,7 +103,7 @@ func (l *Line) Begin(c net.Conn, size int64) *Transfer {
 		return nil
 	}
 	t := &Transfer{l: l, conn: conn, acked: info.Bytes_acked, before: info.Delivery_rate}
-	if t.trial = l.try(time.Now()); t.trial {
+	if t.trial = ready && l.try(time.Now()); t.trial {
 		t.ahead = trial
 	}
 	return t

@@ -73,7 +73,7 @@ func pair(t *testing.T) (conn net.Conn) {
 
 func send(t *testing.T, l *Line, conn net.Conn, n, piece int) {
 	t.Helper()
-	transfer := l.Begin(conn, int64(n))
+	transfer := l.Begin(conn, int64(n), true)
 	defer transfer.End()
 	for ; n > 0; n -= piece {
 		if _, err := conn.Write(make([]byte, min(n, piece))); err != nil {
@@ -109,7 +109,7 @@ func TestLine(t *testing.T) {
 		t.Error("a transfer on this machine says nothing of the line")
 	}
 	var nobody *Line
-	nobody.Begin(pair(t), 1<<20).End()
+	nobody.Begin(pair(t), 1<<20, true).End()
 	if rate, learned := nobody.Capacity(); rate != Default || learned {
 		t.Errorf("%d, %v of no line", rate, learned)
 	}
@@ -138,7 +138,7 @@ func TestThrottled(t *testing.T) {
 		l.estimate.add(1 << 40)
 	}
 	conn := pair(t)
-	transfer := l.Begin(conn, 1<<20)
+	transfer := l.Begin(conn, 1<<20, true)
 	for info, _ := read(conn.(*net.TCPConn)); info.Bytes_acked < 2*MinBytes; info, _ = read(conn.(*net.TCPConn)) {
 		if info.Unacked == 0 && info.Notsent_bytes == 0 { // the other side has all
 			conn.Write(make([]byte, 32<<10))
@@ -157,15 +157,20 @@ func TestThrottled(t *testing.T) {
 func TestTrials(t *testing.T) {
 	t.Parallel()
 	l := New(Config{Tells: func(_, _ netip.Addr) bool { return true }, Trials: true})
-	first, second := l.Begin(pair(t), 1<<30), l.Begin(pair(t), 1<<30)
+	arriving := l.Begin(pair(t), 1<<30, false)
+	first, second := l.Begin(pair(t), 1<<30, true), l.Begin(pair(t), 1<<30, true)
 	if n, m := first.Ahead(1000), second.Ahead(1000); n != 1000 || m != 0 {
 		t.Errorf("%d and %d bytes ahead", n, m)
 	}
 	if n := first.Ahead(1 << 30); n != trial-1000 || first.Ahead(1) != 0 {
 		t.Errorf("%d more", n)
 	}
-	first.End()
-	second.End()
+	if n := arriving.Ahead(1000); n != 0 {
+		t.Errorf("%d bytes ahead of what is on its way here", n)
+	}
+	for _, transfer := range []*Transfer{arriving, first, second} {
+		transfer.End()
+	}
 	now := l.tried
 	if l.try(now.Add(trialsEvery - 1)) {
 		t.Error("too soon")

@@ -45,7 +45,7 @@ func newResponse(rw http.ResponseWriter, least int64, window time.Duration) *res
 
 // takePart makes the body of size bytes, which is written from now on, a transfer of the upload.
 func (w *response) takePart(r *http.Request, flow *uplink.Flow, line *capacity.Line, size int64) {
-	w.ctx, w.flow, w.transfer = r.Context(), flow, line.Begin(conns.Of(r), size)
+	w.ctx, w.flow, w.transfer = r.Context(), flow, line.Begin(conns.Of(r), size, true)
 }
 
 // turn waits until some of want bytes may be sent, and returns how many.

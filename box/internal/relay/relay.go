@@ -16,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"dandelion/box/internal/capacity"
 	"dandelion/pkg/id"
 	"dandelion/pkg/netaddr"
 	"dandelion/pkg/uplink"
@@ -38,6 +39,7 @@ const (
 type Config struct {
 	Own        func(local netip.Addr) wire.Peer // what the box says of itself on a connection from local
 	Uplink     *uplink.Limiter
+	Line       *capacity.Line // learns from what is sent; nil: nobody does
 	Registerer prometheus.Registerer
 	Log        *slog.Logger
 }
@@ -201,7 +203,10 @@ func (s *Service) send(ctx context.Context, f File, n wire.RelayNode, content io
 	if f.Arriving {
 		weight = liveWeight
 	}
+	transfer := s.cfg.Line.Begin(c.NetConn(), h.Size, !f.Arriving)
+	defer transfer.End()
 	limited := s.cfg.Uplink.Reader(ctx, content, h.Size, weight)
+	limited.Ahead = transfer.Ahead
 	defer limited.Close()
 	head := h.AppendTo(nil)
 	if err := limited.Wait(int64(len(head))); err != nil { // with a tree below it, as much as a turn or two

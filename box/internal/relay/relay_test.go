@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -19,6 +20,7 @@ import (
 
 	dto "github.com/prometheus/client_model/go"
 
+	"dandelion/box/internal/capacity"
 	"dandelion/pkg/id"
 	"dandelion/pkg/netaddr"
 	"dandelion/pkg/uplink"
@@ -223,6 +225,44 @@ func next[T any](t *testing.T, answers chan any) (answer T) {
 		t.Fatal("no answer")
 	}
 	return answer
+}
+
+// TestCopiesTellOfTheLine: what is passed on shows what the line carries, and of what is here one transfer now and
+// then goes ahead of the limit. What is on its way here does not: it shows no more than how fast it comes.
+func TestCopiesTellOfTheLine(t *testing.T) {
+	t.Parallel()
+	everywhere := func(netip.Addr, netip.Addr) bool { return true }
+	s, c := newService(t, 0), newChild(t, "child")
+	s.cfg.Line = capacity.New(capacity.Config{Tells: everywhere})
+	for n := range 20 {
+		f, _ := file(pubA, fmt.Sprint(n), make([]byte, 1<<20))
+		f.Arriving = n%2 == 0
+		s.Pass(f, []wire.RelayNode{c.node("x")})
+		s.drained(t)
+	}
+	if rate, learned := s.cfg.Line.Capacity(); !learned || rate <= capacity.Default {
+		t.Errorf("%d bytes/s, %v: loopback is faster than that", rate, learned)
+	}
+
+	s.cfg.Line = capacity.New(capacity.Config{Tells: everywhere, Trials: true})
+	const rate = 1 << 16
+	s.cfg.Uplink.SetRate(rate)
+	var group sync.WaitGroup
+	for _, arriving := range []bool{true, false} {
+		group.Go(func() {
+			f, answers := file(pubA, "y", make([]byte, 1<<20))
+			f.Arriving, f.Header.Plays = arriving, 0
+			s.Pass(f, []wire.RelayNode{c.node("y")})
+			if arriving { // 16 s, longer than a transfer may take
+				next[wire.Refused](t, answers)
+			}
+		})
+	}
+	group.Wait()
+	s.drained(t)
+	c.await(t, "the copy", func() bool {
+		return slices.ContainsFunc(c.received, func(r received) bool { return r.header.Path == "/y" })
+	})
 }
 
 // TestSessionsAreKept: files of two publishers go over one session, each with its own publisher and request;
