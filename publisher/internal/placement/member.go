@@ -45,6 +45,7 @@ type member struct {
 	passing int64     // bytes that it is to pass on to others
 	doubts  doubts
 	parent  parenthood
+	trials  trials
 	denied  map[id.StreamName]time.Time // streams that it does not take, and when it said so
 	missed  int                         // copies that should have been passed on to it, since the last one that it got
 

@@ -99,6 +99,7 @@ type Placement struct {
 	members map[id.BoxID]*member
 	jobs    map[id.Path]*job   // live segments under way
 	flights map[string]*flight // copies that other boxes pass on, by request
+	trials  map[string]trial   // by request
 	plan    plan.Plan
 	viewers map[string]int              // by rendition, when it was made
 	areas   []plan.Area                 // where they were
@@ -170,6 +171,7 @@ func New(cfg Config) *Placement {
 		members:  map[id.BoxID]*member{},
 		jobs:     map[id.Path]*job{},
 		flights:  map[string]*flight{},
+		trials:   map[string]trial{},
 		said:     map[string]string{},
 		crowds:   map[string]*crowd{},
 		recent:   map[string][]stream.Segment{},

@@ -44,6 +44,8 @@ type rig struct {
 	edge  atomic.Int32 // status with which boxes answer viewers, 200 at first
 	looks atomic.Int32 // requests of viewers, or of who does as they do
 
+	copied chan wire.Copy // what boxes were asked to copy, as far as it has room
+
 	mu      sync.Mutex
 	boxes   []fleet.Box
 	window  []Live
@@ -63,7 +65,7 @@ func (r *rig) Changed() <-chan struct{} { return r.changed }
 func newRig(t *testing.T) *rig { return newRigWith(t, func(*Config) {}) }
 
 func newRigWith(t *testing.T, change func(*Config)) *rig {
-	r := &rig{t: t, dir: t.TempDir(), redis: miniredis.RunT(t), changed: make(chan struct{}, 1)}
+	r := &rig{t: t, dir: t.TempDir(), redis: miniredis.RunT(t), changed: make(chan struct{}, 1), copied: make(chan wire.Copy, 100)}
 	client := redis.NewClient(&redis.Options{Addr: r.redis.Addr(), MaxRetries: -1})
 	t.Cleanup(func() { client.Close() })
 	r.edge.Store(http.StatusOK)
@@ -106,7 +108,7 @@ func (r *rig) boxAt(n int, place wire.GeoIP, grant *wire.Terms, have []wire.Have
 		if err != nil {
 			return
 		}
-		go serve(c, peer, grant, have, answer)
+		go r.serve(c, peer, grant, have, answer)
 	}))
 	r.t.Cleanup(srv.Close)
 	r.mu.Lock()
@@ -123,7 +125,7 @@ func (r *rig) boxAt(n int, place wire.GeoIP, grant *wire.Terms, have []wire.Have
 	return box
 }
 
-func serve(c *wsconn.Conn, peer wire.Peer, grant *wire.Terms, have []wire.HaveFile, answer func(h wire.FileHeader) any) {
+func (r *rig) serve(c *wsconn.Conn, peer wire.Peer, grant *wire.Terms, have []wire.HaveFile, answer func(h wire.FileHeader) any) {
 	defer c.Abort()
 	if _, err := c.ReadText(wire.MaxMessage); err != nil {
 		return
@@ -135,8 +137,15 @@ func serve(c *wsconn.Conn, peer wire.Peer, grant *wire.Terms, have []wire.HaveFi
 			return
 		}
 		if !binary {
-			if b, _ := io.ReadAll(body); strings.Contains(string(b), wire.CommandHave) {
+			b, _ := io.ReadAll(body)
+			if strings.Contains(string(b), wire.CommandHave) {
 				_ = c.WriteText(wire.Encode(wire.HavePageReply{Peer: peer, Command: wire.CommandHave, Files: have}))
+			}
+			if m, err := wire.Decode[wire.Copy](b); err == nil && m.Command == wire.CommandCopy {
+				select {
+				case r.copied <- m:
+				default:
+				}
 			}
 			continue
 		}

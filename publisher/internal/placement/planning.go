@@ -117,6 +117,7 @@ func (p *Placement) replan(now time.Time) (changed bool) {
 		p.tell(name, p.viewers[name], h)
 	}
 	p.near(renditions)
+	p.tryLines(now)
 	for box, m := range p.members {
 		m.wanted.Store(int64(math.Ceil(p.plan.Wanted[box])))
 	}
@@ -218,8 +219,11 @@ func (p *Placement) budget(known map[string]Rendition) {
 
 // planBox is what a plan needs to know of the box, but for its score.
 func (m *member) planBox() plan.Box {
-	s := m.link.Standing()
-	return plan.Box{ID: m.id, Household: m.box.Household, Grant: float64(s.Grant), Relays: s.Relays && m.parent.unfitNow(time.Now()) == "", Place: m.place}
+	s, now := m.link.Standing(), time.Now()
+	return plan.Box{
+		ID: m.id, Household: m.box.Household, Grant: float64(s.Grant), Relays: s.Relays && m.parent.unfitNow(now) == "",
+		Unmeasured: m.unmeasured(now), Place: m.place,
+	}
 }
 
 // tell says once that a rendition's upload is short, or is not any more.

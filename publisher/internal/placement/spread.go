@@ -413,7 +413,7 @@ var errSpoilt = errors.New("it passed other bytes on than it was given")
 func (p *Placement) arrived(m *member, a wire.Stored) {
 	p.mu.Lock()
 	f := p.flights[a.RequestID]
-	if f == nil || f.box != m.id && (a.Box != f.box || f.from != m.id) || a.SHA256 != f.job.Digest || a.Size != f.job.Size {
+	if p.tried(m, a) || f == nil || f.box != m.id && (a.Box != f.box || f.from != m.id) || a.SHA256 != f.job.Digest || a.Size != f.job.Size {
 		p.mu.Unlock()
 		return
 	}

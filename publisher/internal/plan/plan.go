@@ -22,11 +22,13 @@ const Share = 0.8
 // Box is what a plan needs to know of a box that is up.
 type Box struct {
 	ID        id.BoxID
-	Household string     // boxes of one home share it; "" is its own home
-	Grant     float64    // bytes/s of its upload that may be planned with
-	Score     float64    // ranking's, 0 to 1
-	Relays    bool       // it passes files on
-	Place     *geo.Place // nil: unknown
+	Household string  // boxes of one home share it; "" is its own home
+	Grant     float64 // bytes/s of its upload that may be planned with
+	Score     float64 // ranking's, 0 to 1
+	Relays    bool    // it passes files on
+	// Unmeasured: nobody knows what its line carries, and it would show if it held something.
+	Unmeasured bool
+	Place      *geo.Place // nil: unknown
 }
 
 // Rendition is what has to be carried.
@@ -212,8 +214,15 @@ func (m *maker) choose(r Rendition, before []id.BoxID) (chosen []id.BoxID, far [
 			slots += n
 		}
 	}
+	if !enough() && !slices.ContainsFunc(chosen, m.unmeasured) {
+		if i := slices.IndexFunc(candidates, m.unmeasured); i >= 0 { // it may have more upload than it says
+			chosen = append(chosen, candidates[i])
+		}
+	}
 	return longestFirst(chosen, before), far
 }
+
+func (m *maker) unmeasured(b id.BoxID) bool { return m.boxes[b].Unmeasured }
 
 // longestFirst orders holders: those of before as they were, then the new ones.
 func longestFirst(chosen, before []id.BoxID) []id.BoxID {

@@ -66,6 +66,35 @@ func TestHoldersStay(t *testing.T) {
 	}
 }
 
+// TestUnmeasuredBoxes: while upload is short one box more than can carry viewers holds the segments, so that it
+// shows what its line carries; once it has, the next one.
+func TestUnmeasuredBoxes(t *testing.T) {
+	all := append(boxes(4, 0.5*mbit), Box{ID: "box-fast", Household: "fast", Grant: 8 * mbit, Score: 0.5, Relays: true})
+	for i := range 4 {
+		all[i].Unmeasured = true
+	}
+	short := []Rendition{{Name: "r", Rate: mbit, Viewers: 10, Replicas: 1}}
+	first := Make(all, short, 1, Plan{})
+	if got := fmt.Sprint(first.Holders["r"].Boxes); got != "[box-fast box-000]" {
+		t.Error(got)
+	}
+	if got := fmt.Sprint(Make(all, short, 1, first).Holders["r"].Boxes); got != "[box-fast box-000]" {
+		t.Error(got)
+	}
+	all[0].Unmeasured = false // and slow
+	second := Make(all, short, 1, first)
+	if got := fmt.Sprint(second.Holders["r"].Boxes); got != "[box-fast box-001]" {
+		t.Error(got)
+	}
+	all[1].Unmeasured, all[1].Grant = false, 8*mbit
+	if got := fmt.Sprint(Make(all, short, 1, second).Holders["r"].Boxes); got != "[box-fast box-001]" {
+		t.Errorf("%s, and there is room for all", got)
+	}
+	if got := fmt.Sprint(Make(all[:1], short, 1, Plan{}).Holders["r"].Boxes); got != "[box-000]" {
+		t.Error(got)
+	}
+}
+
 func TestHouseholdsApart(t *testing.T) {
 	all := boxes(8, 8*mbit)
 	for i := range all {
