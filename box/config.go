@@ -26,7 +26,7 @@ type Config struct {
 	LiveLimit      config.AutoByteSize `yaml:"live_limit" doc:"how much live_dir may hold; auto: a part of what is free there, at most 512MB"`
 	StorageLimit   config.AutoByteSize `yaml:"storage_limit" doc:"how much data_dir may hold; auto: the lesser of 8GB and a fifth of the free space"`
 	SyncData       bool                `yaml:"sync_data" doc:"wait until files of data_dir are on the disk before acknowledging them: safer when the power fails, slower, wears memory cards"`
-	UploadCapacity config.AutoBitRate  `yaml:"upload_capacity" doc:"what the line of the household can send; auto: learned from deliveries to other networks, 2Mbit/s until it is known"`
+	UploadCapacity config.AutoBitRate  `yaml:"upload_capacity" doc:"what the line of the household can send; auto: learned from what is sent to other networks, 2Mbit/s until it is known"`
 	UploadLimit    config.AutoBitRate  `yaml:"upload_limit" doc:"how much of it the box may use, for viewers and for other boxes; auto: half of upload_capacity"`
 	Favour         []string            `yaml:"favour" doc:"publishers (publisher-…) or streams of theirs (publisher-…/name) that come first, and whose segments are also kept without viewers, up to seed_limit"`
 	Refuse         []string            `yaml:"refuse" doc:"publishers (publisher-…) or streams of theirs (publisher-…/name) that the box takes nothing of"`

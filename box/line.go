@@ -1,9 +1,12 @@
 package box
 
 import (
+	"sync"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"dandelion/box/internal/capacity"
+	"dandelion/pkg/config"
 	"dandelion/pkg/uplink"
 )
 
@@ -27,10 +30,18 @@ func (b *Box) openLine() {
 	var learn capacity.Config
 	if !limited { // else what the owner chose holds, and nothing goes ahead of it to learn more
 		learn.Trials = true
-		learn.Changed = func(rate int64) { b.limiter.SetRate(limitOf(rate)) }
+		var said sync.Once
+		learn.Changed = func(rate int64) {
+			b.limiter.SetRate(limitOf(rate))
+			said.Do(func() {
+				b.log.Info("learned what the line can send, of which half may be used", "upload_capacity", bits(rate), "upload_limit", bits(b.limiter.Rate()))
+			})
+		}
 	}
 	b.line = capacity.New(learn)
 }
+
+func bits(bytesPerSecond int64) config.BitRate { return config.BitRate(bytesPerSecond * 8 / 1e3 * 1e3) }
 
 // limitOf is the limit for a line of that capacity, bytes/s both. It is never 0, which were no limit.
 func limitOf(rate int64) int64 { return max(rate/2, minUpload.BytesPerSecond()) }

@@ -80,9 +80,13 @@ func newInternet(t *testing.T) (*internet, error) {
 // join adds the host 10.77.<third>.2. delay, loss and rate (bits/s, 0: no limit) are of each way;
 // the line's luck follows from seed.
 func (n *internet) join(third byte, delay time.Duration, loss, rate float64, seed uint64) (*place, error) {
-	key := [3]byte{10, 77, third}
-	p := &place{ip: fmt.Sprintf("10.77.%d.2", third)}
-	p.line = &line{delay: delay, loss: loss, rate: rate, random: rand.New(rand.NewPCG(seed, uint64(third)))}
+	return n.joinAt([3]byte{10, 77, third}, delay, loss, rate, seed)
+}
+
+// joinAt is join for a host whose address begins so.
+func (n *internet) joinAt(key [3]byte, delay time.Duration, loss, rate float64, seed uint64) (*place, error) {
+	p := &place{ip: fmt.Sprintf("%d.%d.%d.2", key[0], key[1], key[2])}
+	p.line = &line{delay: delay, loss: loss, rate: rate, random: rand.New(rand.NewPCG(seed, uint64(key[2])))}
 	var err error
 	returningHome(func() { err = p.unshare() })
 	if err != nil {

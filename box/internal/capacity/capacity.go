@@ -26,6 +26,10 @@ const (
 	// and from then on.
 	trialsEvery = 10 * time.Second
 	laterEvery  = 10 * time.Minute
+	// The kernel takes more at once than the line carries soon: a transfer that has ended is looked
+	// at every settleEvery until all of it arrived, for settleWithin at most.
+	settleEvery  = 50 * time.Millisecond
+	settleWithin = 10 * time.Second
 )
 
 // Config is what a Line needs.
@@ -79,11 +83,12 @@ func (l *Line) Capacity() (rate int64, learned bool) {
 	return l.estimate.capacity()
 }
 
-// Transfer is one delivery or relay, which may become a sample. Its methods are for one goroutine;
-// nil is one that does not.
+// Transfer is one delivery or relay, which may become a sample. Its methods are for one goroutine,
+// which does not use it after End; nil is one that does not.
 type Transfer struct {
 	l      *Line
 	conn   *net.TCPConn
+	size   int64
 	acked  uint64 // bytes that had arrived on the connection when it began
 	before uint64 // delivery rate that it showed then
 	ahead  int64  // bytes that may still go ahead of the limit
@@ -102,7 +107,7 @@ func (l *Line) Begin(c net.Conn, size int64, ready bool) *Transfer {
 	if !ok {
 		return nil
 	}
-	t := &Transfer{l: l, conn: conn, acked: info.Bytes_acked, before: info.Delivery_rate}
+	t := &Transfer{l: l, conn: conn, size: size, acked: info.Bytes_acked, before: info.Delivery_rate}
 	if t.trial = ready && l.try(time.Now()); t.trial {
 		t.ahead = trial
 	}
@@ -135,12 +140,28 @@ func (t *Transfer) Ahead(want int64) int64 {
 	return n
 }
 
-// End takes the sample, once what there is to send was given to the kernel or the transfer broke off.
+// End is called once what there is to send was given to the kernel or the transfer broke off. The
+// sample is taken when all of it has arrived; then Changed may be called, from another goroutine.
 func (t *Transfer) End() {
-	if t == nil {
+	if t != nil {
+		t.settle(time.Now().Add(settleWithin))
+	}
+}
+
+func (t *Transfer) settle(until time.Time) {
+	info, ok := read(t.conn) // not any more when it was closed
+	if ok && !t.arrived(info) && time.Now().Before(until) {
+		time.AfterFunc(settleEvery, func() { t.settle(until) })
 		return
 	}
-	info, ok := read(t.conn)
+	t.sample(info, ok)
+}
+
+func (t *Transfer) arrived(info tcpInfo) bool {
+	return info.Bytes_acked-t.acked >= uint64(t.size) || info.Unacked == 0 && info.Notsent_bytes == 0
+}
+
+func (t *Transfer) sample(info tcpInfo, ok bool) {
 	l := t.l
 	l.mu.Lock()
 	if t.trial {

@@ -4,8 +4,12 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestEstimate(t *testing.T) {
@@ -82,25 +86,92 @@ func send(t *testing.T, l *Line, conn net.Conn, n, piece int) {
 	}
 }
 
+// await waits for the n-th sample.
+func (l *Line) await(t *testing.T, n int) {
+	t.Helper()
+	ticker := time.NewTicker(time.Millisecond)
+	defer ticker.Stop()
+	for limit := time.After(time.Minute); ; {
+		l.mu.Lock()
+		is := l.estimate.n
+		l.mu.Unlock()
+		if is == n {
+			return
+		}
+		select {
+		case <-ticker.C:
+		case <-limit:
+			t.Fatalf("%d samples, want %d", is, n)
+		}
+	}
+}
+
+// TestAllHasArrived: the kernel takes a transfer at once, and the other side does not read yet: the sample is taken
+// when it has.
+func TestAllHasArrived(t *testing.T) {
+	t.Parallel()
+	l := New(Config{Tells: func(_, _ netip.Addr) bool { return true }})
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	dialer := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+		return c.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<10) })
+	}}
+	reader, err := dialer.DialContext(t.Context(), "tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	conn, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	const size = 2 * MinBytes
+	if err := conn.(*net.TCPConn).SetWriteBuffer(2 * size); err != nil {
+		t.Fatal(err)
+	}
+	transfer := l.Begin(conn, size, true)
+	if _, err := conn.Write(make([]byte, size)); err != nil {
+		t.Fatal(err)
+	}
+	if info, ok := read(conn.(*net.TCPConn)); !ok || info.Bytes_acked >= MinBytes {
+		t.Fatalf("%d bytes arrived already, %v: this proves nothing", info.Bytes_acked, ok)
+	}
+	transfer.End()
+	if _, err := io.CopyN(io.Discard, reader, size); err != nil {
+		t.Fatal(err)
+	}
+	l.await(t, 1)
+}
+
 // TestLine: transfers on a real connection become samples, those to where no line is do not.
 func TestLine(t *testing.T) {
 	t.Parallel()
+	var mu sync.Mutex
 	var changed []int64
 	everywhere := func(local, peer netip.Addr) bool { return local.IsValid() && peer.IsValid() }
-	l := New(Config{Tells: everywhere, Changed: func(rate int64) { changed = append(changed, rate) }})
-	for range 12 {
+	l := New(Config{Tells: everywhere, Changed: func(rate int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		changed = append(changed, rate)
+	}})
+	for n := range 12 {
 		send(t, l, pair(t), 8<<20, 1<<20)
+		l.await(t, n+1)
 	}
 	rate, learned := l.Capacity()
 	if !learned || rate < 10*Default {
 		t.Errorf("%d, %v: loopback is faster than that", rate, learned)
 	}
+	mu.Lock()
 	if len(changed) == 0 || changed[len(changed)-1] != rate {
 		t.Errorf("told of %d, it is %d", changed, rate)
 	}
-	n := l.estimate.n
-	send(t, l, pair(t), MinBytes-1, MinBytes)
-	if l.estimate.n != n {
+	mu.Unlock()
+	if l.Begin(pair(t), MinBytes-1, true) != nil {
 		t.Error("a small transfer became a sample")
 	}
 	none := New(Config{})
