@@ -127,6 +127,9 @@ func (b *Box) wire(redis state.Config) error {
 		Entrances: b.cfg.Entrances, Insecure: b.cfg.InsecureTLS, Interval: b.cfg.ReportInterval.Std(),
 		DataDir: b.cfg.DataDir, Usage: b.store.Usage, Capacity: b.knownCapacity, Registerer: b.metrics, Log: b.log,
 	}
+	if b.cfg.nginx() {
+		reportConfig.Advice = b.cfg.startNginx
+	}
 	if b.places != nil {
 		reportConfig.Locate = b.places.Lookup
 	}

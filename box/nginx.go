@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -172,6 +173,20 @@ func (b *Box) letThrough(live string) {
 			at = filepath.Dir(at)
 		}
 	}
+}
+
+// startNginx says what to do when nobody listens where nginx should; "" when somebody does.
+func (c *Config) startNginx() string {
+	host, port, _ := net.SplitHostPort(c.EdgeListen)
+	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
+		host = "localhost"
+	}
+	conn, err := net.DialTimeout("tcp", net.JoinHostPort(host, port), 100*time.Millisecond)
+	if err == nil {
+		conn.Close()
+		return ""
+	}
+	return fmt.Sprintf("nothing listens on port %s of this machine: start nginx with the configuration that run_box --print-nginx prints", port)
 }
 
 // followNginx returns the follower of nginx's log.

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -286,6 +287,27 @@ func awaitTotals(t testing.TB, b *running, requests, sent uint64) {
 			log, _ := os.ReadFile(b.cfg.AccessLog)
 			t.Fatalf("%d requests and %d bytes accounted, want %d and %d\n%s", got.ServedRequests, got.ServedBytes, requests, sent, log)
 		}
+	}
+}
+
+// TestNginxIsNotRunning: the advice is to start it, and not to look at firewalls.
+func TestNginxIsNotRunning(t *testing.T) {
+	t.Parallel()
+	cfg := nginxConfig(t)
+	_, port, _ := net.SplitHostPort(cfg.EdgeListen)
+	want := "nothing listens on port " + port + " of this machine: start nginx with the configuration that run_box --print-nginx prints"
+	if got := cfg.startNginx(); got != want {
+		t.Errorf("%q", got)
+	}
+	b := start(t, cfg, state.Config{})
+	cfg.Listen = b.Addr().String()
+	testnginx.Start(t, cfg.EdgeListen, printed(t, cfg))
+	if got := cfg.startNginx(); got != "" {
+		t.Errorf("%q, and nginx runs", got)
+	}
+	cfg.EdgeListen = ":" + port
+	if got := cfg.startNginx(); got != "" {
+		t.Errorf("%q of all addresses", got)
 	}
 }
 

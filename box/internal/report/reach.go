@@ -28,6 +28,7 @@ type reach struct {
 	seen      netip.Addr
 	local     netip.Addr
 	localPort int
+	advice    string // for this machine; "": it is the way to it that fails
 }
 
 // String says in one sentence whether the box is reachable and, if not, what to do.
@@ -62,6 +63,8 @@ func (r reach) String() string {
 func (r reach) cure() string {
 	to := net.JoinHostPort(r.local.String(), strconv.Itoa(r.localPort))
 	switch {
+	case r.advice != "":
+		return r.advice
 	case !r.local.IsValid():
 		return fmt.Sprintf("let TCP port %d through", r.port)
 	case r.seen.IsValid() && r.seen == r.local && r.port == r.localPort:

@@ -96,6 +96,9 @@ func TestReachSentences(t *testing.T) {
 		"not reachable: http://203.0.113.7:80 does not answer from outside: forward TCP port 80 on 203.0.113.7 to 203.0.113.7:7072": {
 			verdict: wire.ReachableNo, port: 80, seen: addr("203.0.113.7"), local: addr("203.0.113.7"), localPort: 7072,
 		},
+		"not reachable: http://203.0.113.7:80 does not answer from outside: start nginx": {
+			verdict: wire.ReachableNo, port: 80, seen: addr("203.0.113.7"), local: addr("192.168.1.20"), localPort: 7072, advice: "start nginx",
+		},
 		"not reachable: the box does not answer from outside (why): let TCP port 1 through": {verdict: wire.ReachableNo, reason: "why", port: 1},
 	} {
 		if got := r.String(); got != want {

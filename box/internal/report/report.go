@@ -36,6 +36,9 @@ type Config struct {
 	Port      int    // of the websocket, as others dial it
 	EdgePort  int    // of the viewers' server, as others dial it
 	LocalPort int    // the port of this machine that EdgePort leads to, for advice
+	// Advice is asked when an entrance cannot reach the box: what to do on this machine, or "". It must
+	// be quick. nil: nothing.
+	Advice func() string
 
 	Entrances []string      // URLs that EntranceURL takes
 	Insecure  []string      // those of them whose certificate is not verified

@@ -223,6 +223,9 @@ func (l *link) takeReach(conn *wsconn.Conn, reply wire.ExchangeReply) {
 		verdict: reply.Reachable, reason: tame(reply.Reason), old: l.old,
 		tls: l.s.cfg.TLS, host: l.s.cfg.Host, port: l.s.cfg.EdgePort, seen: seen.Unmap(), local: conn.LocalAddr(), localPort: l.s.cfg.LocalPort,
 	}
+	if reply.Reachable == wire.ReachableNo && l.s.cfg.Advice != nil {
+		l.reach.advice = l.s.cfg.Advice()
+	}
 	sentence := l.reach.String()
 	if sentence == l.sentence {
 		return
