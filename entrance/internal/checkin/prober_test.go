@@ -91,13 +91,16 @@ func (b *bench) set(box *registry.Box, answer registry.Reachability) {
 	b.answers[box.ID] = answer
 }
 
+// times is when the box was asked, what is due at this moment included.
 func (b *bench) times(box *registry.Box) []time.Duration {
+	synctest.Wait()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return append([]time.Duration(nil), b.asked[box.ID]...)
 }
 
 func (b *bench) state(box *registry.Box) registry.Reachability {
+	synctest.Wait()
 	held, _ := b.registry.Held(box.ID)
 	return held.Reach.State
 }
