@@ -46,7 +46,7 @@ func bits(bytesPerSecond int64) config.BitRate { return config.BitRate(bytesPerS
 // limitOf is the limit for a line of that capacity, bytes/s both. It is never 0, which were no limit.
 func limitOf(rate int64) int64 { return max(rate/2, minUpload.BytesPerSecond()) }
 
-// capacity is what the line can send, in bytes/s; learned is true where deliveries showed it, known
+// capacity is what the line can send, in bytes/s; learned is true where what was sent showed it, known
 // where it is not a mere default.
 func (b *Box) capacity() (rate int64, learned, known bool) {
 	if b.line == nil {
@@ -68,7 +68,7 @@ func (b *Box) knownCapacity() int64 {
 // uploadState is what /api/v1/box says of the upload, in bytes/s.
 type uploadState struct {
 	Capacity int64 `json:"capacity"`
-	Learned  bool  `json:"capacity_learned"` // from deliveries; else it is configured, or a default
+	Learned  bool  `json:"capacity_learned"` // from what was sent; else it is configured, or a default
 	Limit    int64 `json:"limit"`
 	Now      int64 `json:"now"`  // in the last second
 	Peak     int64 `json:"peak"` // the most in one second of the last minute

@@ -73,7 +73,7 @@ func throughLine(local, peer netip.Addr) bool {
 }
 
 // Capacity returns what the line can send in bytes/s; learned is false while that is Default, because
-// too few deliveries were measured.
+// too few transfers were measured.
 func (l *Line) Capacity() (rate int64, learned bool) {
 	if l == nil {
 		return Default, false
