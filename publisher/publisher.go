@@ -69,7 +69,7 @@ type Publisher struct {
 	refusedConns, closedConns atomic.Int64 // by conns
 }
 
-// New opens the publisher's data_dir, state and port; nothing runs before Run. ctx bounds the
+// New opens the publisher's data_dir, state, streams and port; nothing runs before Run. ctx bounds the
 // waiting for a Redis that does not answer. Errors are one line that names cause and cure.
 func New(ctx context.Context, cfg Config, redis state.Config, log *slog.Logger) (_ *Publisher, err error) {
 	p := &Publisher{cfg: cfg, log: log, streams: map[id.StreamName]*stream.Stream{}, replicas: map[id.StreamName]int{}}
@@ -154,6 +154,9 @@ func (p *Publisher) openStreams() error {
 			return fmt.Errorf("stream %s: %w", name, err)
 		}
 		placer.stream = s
+		if err := s.Load(time.Now()); err != nil {
+			return err
+		}
 		p.streams[name], p.replicas[name] = s, replicas
 		p.order = append(p.order, name)
 	}

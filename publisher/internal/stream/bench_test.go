@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"testing"
+	"time"
 )
 
 // From the moment at which an encoder's playlist lists a segment to the moment at which it is
@@ -29,6 +30,9 @@ func BenchmarkSegment(b *testing.B) {
 			offered := make(placerFunc, 1)
 			s, err := New(Config{Name: "demo", Source: "dir:" + dir, Dir: b.TempDir() + "/demo"}, offered, slog.New(slog.NewTextHandler(io.Discard, nil)))
 			if err != nil {
+				b.Fatal(err)
+			}
+			if err := s.Load(time.Now()); err != nil {
 				b.Fatal(err)
 			}
 			ctx, cancel := context.WithCancel(context.Background())

@@ -38,6 +38,9 @@ func newLive(t *testing.T, dir, state string) *live {
 		t.Fatal(err)
 	}
 	l.s = s
+	if err := s.Load(time.Now()); err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- s.Run(ctx) }()

@@ -34,6 +34,9 @@ func runChild(dir string) {
 		panic(err)
 	}
 	boxes.s = s
+	if err := s.Load(time.Now()); err != nil {
+		panic(err)
+	}
 	go func() {
 		if err := s.Run(context.Background()); err != nil {
 			panic(err)

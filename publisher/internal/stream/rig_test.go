@@ -76,7 +76,7 @@ func (r *rig) start() *rig {
 	if r.also != nil {
 		clear(r.also.read)
 	}
-	if err := s.load(r.now); err != nil {
+	if err := s.Load(r.now); err != nil {
 		r.t.Fatal(err)
 	}
 	r.check()

@@ -148,7 +148,16 @@ func writeState(name string, state *stateFile) error {
 	return dir.Sync()
 }
 
-// load takes up what an earlier run left.
+// Load takes up what an earlier run left, so that viewers find what they saw. It is called once, before
+// anybody asks: a playlist that was there must not be missing for a moment. An error means that the
+// stream's own directory cannot be used.
+func (s *Stream) Load(now time.Time) error {
+	if err := s.load(now); err != nil {
+		return fmt.Errorf("stream %s: %w", s.cfg.Name, err)
+	}
+	return nil
+}
+
 func (s *Stream) load(now time.Time) error {
 	if err := os.MkdirAll(s.window.dir, 0o700); err != nil {
 		return fmt.Errorf("its directory cannot be made: %w", err)

@@ -159,7 +159,7 @@ func TestBadState(t *testing.T) {
 	if err := os.WriteFile(r.state+"/state.json", []byte(`{"version":2}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.s.load(r.now); err == nil || !strings.Contains(err.Error(), "layout 2") {
+	if err := r.s.Load(r.now); err == nil || !strings.Contains(err.Error(), "layout 2") {
 		t.Errorf("a state of another version: %v", err)
 	}
 }

@@ -76,8 +76,8 @@ type Info struct {
 	Placeable bool      // a segment; init segments and keys are not placed, the front serves them
 }
 
-// Stream is one stream. All methods but Run may be called from any goroutine, before, while
-// and after Run runs.
+// Stream is one stream. Load comes first, once; then all methods but Run may be called from any
+// goroutine, before, while and after Run runs.
 type Stream struct {
 	cfg    Config
 	log    *slog.Logger
@@ -120,7 +120,7 @@ type file struct {
 	expires time.Time
 }
 
-// New makes a stream. An error says what is wrong with cfg. It touches nothing before Run.
+// New makes a stream. An error says what is wrong with cfg. It touches nothing before Load.
 func New(cfg Config, p Placer, log *slog.Logger) (*Stream, error) {
 	if _, err := id.ParseStreamName(string(cfg.Name)); err != nil {
 		return nil, err
@@ -152,13 +152,9 @@ func New(cfg Config, p Placer, log *slog.Logger) (*Stream, error) {
 	return s, nil
 }
 
-// Run takes up what the state on disk says, offers its live segments again and follows the
-// source until ctx ends. Trouble with the source is logged and shown by Status, never
-// returned; an error means that the stream's own directory cannot be used.
+// Run offers the live segments that Load found again and follows the source until ctx ends.
+// Trouble with the source is logged and shown by Status, never returned.
 func (s *Stream) Run(ctx context.Context) error {
-	if err := s.load(time.Now()); err != nil {
-		return fmt.Errorf("stream %s: %w", s.cfg.Name, err)
-	}
 	now := time.Now()
 	for _, seg := range s.Segments() {
 		if seg.Expires.After(now) {
