@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"sync"
 	"testing"
 	"time"
 )
@@ -88,6 +90,52 @@ func TestChaosInternet(t *testing.T) {
 	if _, took, err := ask(soon); err != nil || took < time.Second {
 		t.Errorf("50 kB at 400 kbit/s took %v (%v), want 1 s", took, err)
 	}
+	server.line.setRate(0)
+
+	// What comes over a slow line delays nobody else at the line where it goes.
+	viewer.line.setRate(100e6)
+	_, alone, err := ask(soon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slow, err := network.join(3, 0, 0, 100e3, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var flood sync.WaitGroup
+	defer flood.Wait()
+	defer cancel()
+	sent := make(chan struct{}, 1)
+	slow.enter(func() {
+		conn, err := net.Dial("udp", viewer.ip+":9")
+		if err != nil {
+			t.Fatal(err)
+		}
+		flood.Go(func() {
+			defer conn.Close()
+			ticker := time.NewTicker(time.Millisecond)
+			defer ticker.Stop()
+			for ctx.Err() == nil {
+				_, _ = conn.Write(make([]byte, 1000)) // refused, in the end
+				select {
+				case sent <- struct{}{}:
+				default:
+				}
+				<-ticker.C
+			}
+		})
+	})
+	for range 100 {
+		<-sent // the slow line's queue is full
+	}
+	eventually(t, soon, func() error {
+		_, took, err := ask(soon)
+		if err == nil && took >= alone+lineQueue/2 {
+			err = fmt.Errorf("beside packets that wait for a slow line it takes %v, and alone %v", took, alone)
+		}
+		return err
+	})
 	if _, err := net.DialTimeout("tcp", listener.Addr().String(), 100*time.Millisecond); err == nil {
 		t.Error("the test's own network reaches the place")
 	}

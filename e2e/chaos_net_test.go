@@ -156,14 +156,11 @@ func (n *internet) route(from *line) {
 			continue
 		}
 		due, ok := from.pass(time.Now(), 0, size)
-		if ok {
-			due, ok = to.pass(due.Add(from.delay), 1, size)
-		}
 		if !ok {
 			continue
 		}
 		select {
-		case pipe <- packet{due.Add(to.delay), append([]byte(nil), buffer[:size]...)}:
+		case pipe <- packet{due.Add(from.delay + to.delay), append([]byte(nil), buffer[:size]...)}:
 		default:
 		}
 	}
@@ -186,6 +183,8 @@ func (n *internet) pipe(from *line, key [3]byte) (*line, chan packet) {
 	return to, pipe
 }
 
+// carry takes packets to the line where they go, when they are there: one that waits for a slow line must not
+// keep that line from those who come sooner.
 func (n *internet) carry(pipe chan packet, to *line) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -196,17 +195,35 @@ func (n *internet) carry(pipe chan packet, to *line) {
 		case <-n.closed:
 			return
 		}
-		if wait := time.Until(p.due); wait > 0 {
-			timer.Reset(wait)
-			select {
-			case <-timer.C:
-			case <-n.closed:
+		if !n.await(timer, time.Until(p.due)) {
+			return
+		}
+		through, ok := to.pass(time.Now(), 1, len(p.data))
+		if !ok {
+			continue
+		}
+		if wait := time.Until(through); wait > time.Millisecond { // for less no timer is set: the line keeps its rate
+			if !n.await(timer, wait) {
 				return
 			}
 		}
 		if !to.isCut() {
 			_, _ = to.tun.Write(p.data)
 		}
+	}
+}
+
+// await waits, and returns false when the internet is closed meanwhile.
+func (n *internet) await(timer *time.Timer, wait time.Duration) bool {
+	if wait <= 0 {
+		return true
+	}
+	timer.Reset(wait)
+	select {
+	case <-timer.C:
+		return true
+	case <-n.closed:
+		return false
 	}
 }
 
