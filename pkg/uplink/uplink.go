@@ -45,14 +45,17 @@ func New(rate int64) *Limiter {
 	return l
 }
 
-// chunk is the most that one turn gives: what the rate allows in 25 ms. Turns are not made for less, so
-// however little each flow wants, there are no more than 40 wake-ups in a second; each costs far more than
-// the bytes that it sends.
-func (l *Limiter) chunk() int64 { return max(1, l.rate/40) }
+// lot is what is waited for before turns are given: what the rate allows in 25 ms. However little each flow
+// wants, there are no more than 40 wake-ups in a second; each costs far more than the bytes that it sends.
+func (l *Limiter) lot() int64 { return max(1, l.rate/40) }
+
+// chunk is the most that one turn gives: a lot, or of fast lines a part of it, for many share them and nobody
+// should wait long for its first byte.
+func (l *Limiter) chunk() int64 { return min(l.lot(), 64<<10) }
 
 // burst is how much may be given out at once after a pause. It is what a window of any length can
 // have above the rate: 3.5 % in a second, which of 5 % leaves room for what is not counted here, such as
-// headers and reports. It is more than a chunk, so that a timer that fires late loses nothing.
+// headers and reports. It is more than a lot, so that a timer that fires late loses nothing.
 func (l *Limiter) burst() int64 { return max(1, l.rate*7/200) }
 
 // SetRate changes the limit, for those who wait too. 0 is no limit.
@@ -153,13 +156,13 @@ func (l *Limiter) serve(now time.Time) {
 	}
 }
 
-// arm sets the timer for when there is a chunk to give. l.mu is held.
+// arm sets the timer for when there is a lot to give. l.mu is held.
 func (l *Limiter) arm() {
 	if l.armed {
 		return
 	}
 	l.armed = true
-	wait := time.Duration(math.Ceil((float64(l.chunk())-l.tokens)/float64(l.rate)*1e9)) + time.Microsecond
+	wait := time.Duration(math.Ceil((float64(l.lot())-l.tokens)/float64(l.rate)*1e9)) + time.Microsecond
 	if l.timer == nil {
 		l.timer = time.AfterFunc(wait, l.wake)
 		return
@@ -209,7 +212,7 @@ func (f *Flow) Expect(n int64) {
 }
 
 // Take waits for the flow's turn and returns how many bytes it may send now, 1 to want: what the
-// rate allows in 25 ms at most, all of them without a limit. The error is that of ctx, or
+// rate allows in 25 ms at most, and of fast lines 64 KiB, all of them without a limit. The error is that of ctx, or
 // ErrClosed; then nothing was given out. A want of 0 or less is answered with 0.
 func (f *Flow) Take(ctx context.Context, want int64) (int64, error) {
 	if err := ctx.Err(); err != nil || want <= 0 {
