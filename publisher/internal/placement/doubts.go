@@ -74,7 +74,9 @@ func (p *Placement) Complained(box id.BoxID, path id.Path, viewer netip.Addr) {
 	if m == nil {
 		return
 	}
-	if viewer.IsValid() && m.doubts.complain(viewer, time.Now()) {
+	now := time.Now()
+	was := m.doubts.suspected(now)
+	if viewer.IsValid() && m.doubts.complain(viewer, now) && !was {
 		p.log.Warn("viewers of several addresses did not get what they were sent to a box for; it comes last for a while", "box", box, "for", suspectFor)
 	}
 	m.doubt(path)

@@ -90,7 +90,7 @@ func (p *Placement) join(ctx context.Context, group *sync.WaitGroup, b fleet.Box
 	ctx, cancel := context.WithCancel(ctx)
 	m := &member{
 		id: b.ID, box: b, place: p.placeOf(b), distance: p.fromViewers(p.placeOf(b)), cancel: cancel, wake: make(chan struct{}, 1), down: time.Now(),
-		pushing: map[*delivery]bool{}, doubted: make(chan id.Path, 1), cannot: map[id.BoxID]time.Time{},
+		pushing: map[*delivery]struct{}{}, doubted: make(chan id.Path, 1), cannot: map[id.BoxID]time.Time{},
 	}
 	target := push.Target{Box: b.ID, ConnectWS: b.Exchange.ConnectWS, Least: b.Least}
 	m.link = push.NewLink(target, p.cfg.Own, push.Events{

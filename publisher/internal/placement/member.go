@@ -51,7 +51,7 @@ type member struct {
 
 	distance float64 // km from all viewers; NaN: unknown
 
-	pushing map[*delivery]bool     // under way; false: another box was asked because this one fell silent
+	pushing map[*delivery]struct{} // under way
 	cannot  map[id.BoxID]time.Time // boxes that it could not pass on to, and when
 	wanted  atomic.Int64           // bytes/s of its upload that could be used
 	doubted chan id.Path           // asks for a probe
@@ -122,10 +122,23 @@ func (m *member) empty() []*delivery {
 
 // pace notes a box that takes segments hardly faster than they play: viewers are better off with
 // another one.
-func (m *member) pace(plays, took time.Duration, err error) {
-	if errors.Is(err, errTooSlow) || err == nil && plays > 0 && took > plays/2 {
-		m.slow = time.Now().Add(slowFor)
+func (m *member) pace(now time.Time, plays, took time.Duration, err error) {
+	if errors.Is(err, errTooSlow) || err == nil && isSlow(plays, took) {
+		m.slow = now.Add(slowFor)
 	}
+}
+
+// slowNow reports whether viewers are better off with another box, as pushes to it or viewers themselves say.
+func (m *member) slowNow(now time.Time) bool { return now.Before(m.slow) || m.doubts.suspected(now) }
+
+func isSlow(plays, took time.Duration) bool { return plays > 0 && took > plays/2 }
+
+// throughput is what the box's pushes came to so far, bytes/s.
+func (m *member) throughput() float64 {
+	if m.record.Throughput == 0 {
+		return assumedThroughput
+	}
+	return m.record.Throughput
 }
 
 // note takes the outcome of a push into the box's record.
@@ -146,11 +159,7 @@ func (m *member) ranking() ranking.Box {
 	b.Down = !m.link.Up()
 	b.Deaf = m.doubts.deaf
 	b.Paused = m.record.Pause() - time.Since(m.failed)
-	throughput := m.record.Throughput
-	if throughput == 0 {
-		throughput = assumedThroughput
-	}
-	b.Busy = time.Duration(float64(m.waiting) / throughput * float64(time.Second))
+	b.Busy = time.Duration(float64(m.waiting) / m.throughput() * float64(time.Second))
 	return b
 }
 
@@ -189,7 +198,7 @@ func (p *Placement) next(ctx context.Context, m *member) *delivery {
 		p.mu.Lock()
 		if len(m.queue) > 0 {
 			d := m.take(m.urgent())
-			m.pushing[d] = true
+			m.pushing[d] = struct{}{}
 			p.mu.Unlock()
 			return d
 		}
@@ -210,11 +219,18 @@ func (p *Placement) push(ctx context.Context, m *member, d *delivery) {
 		}
 		defer p.turns.give()
 	}
+	p.moved(d)
 	limit := min(pushWithin(d.job), time.Until(d.Expires))
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, errTooSlow)
 	defer cancel()
 	start, file := time.Now(), liveFile(d.Live)
-	file.Relay, file.Sent = d.nodes, p.countPlacing(d.Path)
+	count := p.countPlacing(d.Path)
+	file.Relay, file.Sent = d.nodes, func(n int) {
+		count(n)
+		if p.cfg.Uplink > 0 {
+			p.moved(d) // it is our limit that it waits for, until all is written
+		}
+	}
 	receipt, err := m.link.Push(ctx, push.Live, file)
 	took := receipt.Took
 	if err != nil {

@@ -71,8 +71,9 @@ func TestPace(t *testing.T) {
 		"broken off": {time.Millisecond, errors.Join(errTooSlow), true},
 	} {
 		var m member
-		m.pace(2*time.Second, tt.took, tt.err)
-		if got := time.Now().Before(m.slow); got != tt.slow {
+		now := time.Now()
+		m.pace(now, 2*time.Second, tt.took, tt.err)
+		if got := now.Before(m.slow); got != tt.slow {
 			t.Errorf("%s: slow %v", name, got)
 		}
 	}

@@ -109,6 +109,7 @@ type Placement struct {
 	said    map[string]string           // what was said last of each rendition's upload
 	bulk    map[id.Path]int             // files from the queue under way
 	resting map[id.Path]time.Time       // segments whose own file could not be read, until when they are left alone
+	ownSlow time.Time                   // until then it is the publisher's own line that is slow
 	rng     *rand.Rand
 
 	rates    atomic.Pointer[map[string]Rendition] // by name
@@ -137,6 +138,7 @@ type job struct {
 	copies int               // made by this job
 	relays map[id.BoxID]*flight
 	lost   map[id.BoxID]int // copies that were passed on in vain
+	slow   bool             // the box that was asked first takes too long
 }
 
 // delivery is a push of ours, with the boxes that its receiver passes the segment on to.
@@ -144,6 +146,9 @@ type delivery struct {
 	*job
 	nodes  []wire.RelayNode
 	relays bool // the box can pass it on to others, later
+
+	began   time.Time // since when it is the box that it waits for; zero: it waits for its turn
+	doubled bool      // another box was asked beside this one, which is silent or slow
 }
 
 // ended notes that a push is neither queued nor under way any more.
@@ -295,12 +300,13 @@ func (p *Placement) unblock(now time.Time) {
 			p.elsewhere(m, d, ReasonLate)
 		}
 		if m.link.Up() {
+			p.overtake(m, now)
 			continue
 		}
 		p.release(m)
-		for d, alone := range m.pushing { // the box has fallen silent in the middle: another one is asked beside it
-			if alone {
-				m.pushing[d] = false
+		for d := range m.pushing { // the box has fallen silent in the middle: another one is asked beside it
+			if !d.doubled {
+				d.doubled = true
 				p.forsake(d.job, m.id)
 				p.another(d.job)
 			}
@@ -352,8 +358,9 @@ func (p *Placement) finished(m *member, d *delivery, file push.File, start time.
 	first := err == nil && p.records.add(file, m.id, start, taskFacts{})
 	p.mu.Lock()
 	m.note(j.Size, took, err)
-	m.pace(j.Duration, took, err)
-	silent := !m.pushing[d]
+	if now := time.Now(); !now.Before(p.ownSlow) {
+		m.pace(now, j.Duration, took, err)
+	}
 	delete(m.pushing, d)
 	d.ended()
 	if isDenied(err) {
@@ -372,7 +379,7 @@ func (p *Placement) finished(m *member, d *delivery, file push.File, start time.
 	case errors.Is(err, push.ErrSource):
 		p.resting[j.Path] = time.Now().Add(sourceRest)
 		p.settle(j)
-	case silent: // another box was asked beside it
+	case d.doubled: // another box was asked beside it
 		p.settle(j)
 		p.release(m)
 	default:

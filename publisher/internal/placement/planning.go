@@ -222,7 +222,7 @@ func (m *member) planBox() plan.Box {
 	s, now := m.link.Standing(), time.Now()
 	return plan.Box{
 		ID: m.id, Household: m.box.Household, Grant: float64(s.Grant), Relays: s.Relays && m.parent.unfitNow(now) == "",
-		Unmeasured: m.unmeasured(now), Place: m.place,
+		Slow: m.slowNow(now), Unmeasured: m.unmeasured(now), Place: m.place,
 	}
 }
 

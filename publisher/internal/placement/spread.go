@@ -107,7 +107,7 @@ func (p *Placement) spread(j *job) {
 	case len(holding) > 0:
 		p.copyOn(j, holding, missing)
 	case j.flying == 0 && len(missing) > 0:
-		p.pushRoots(j, missing)
+		p.pushRoots(j, missing, p.cfg.FirstCopies)
 	}
 	if short := j.Replicas - copies - j.flying; short > 0 {
 		p.replicate(j, holding, short)
@@ -211,9 +211,9 @@ func (p *Placement) missing(j *job, now time.Time) (missing []plan.Member) {
 	return missing
 }
 
-// pushRoots sends the segment to the roots of the plan, which pass it on to the others.
-func (p *Placement) pushRoots(j *job, members []plan.Member) {
-	roots, rest := plan.Roots(members, max(p.cfg.FirstCopies, 1))
+// pushRoots sends the segment to so many roots, which pass it on to the others.
+func (p *Placement) pushRoots(j *job, members []plan.Member, n int) {
+	roots, rest := plan.Roots(members, max(n, 1))
 	below, _ := plan.Forest(roots, rest[:min(len(rest), wire.MaxRelay)], p.apart) // more get copies
 	for _, root := range roots {
 		if j.tried[root.ID] {
@@ -452,9 +452,9 @@ func (p *Placement) arrived(m *member, a wire.Stored) {
 // watch now, or no more will hold it soon.
 func (p *Placement) ready(j *job) bool {
 	name := renditionOf(j.Path)
-	viewers, rate, room := p.viewers[name], p.rateOf(j), 0
+	viewers, rate, room, now := p.viewers[name], p.rateOf(j), 0, time.Now()
 	for _, box := range p.records.holders(j.Path, j.Digest) {
-		if m := p.members[box]; m != nil && m.link.Up() {
+		if m := p.members[box]; m != nil && m.link.Up() && !m.slowNow(now) {
 			room += plan.Slots(float64(m.link.Standing().Grant)-p.plan.Relayed[box], rate)
 		}
 	}

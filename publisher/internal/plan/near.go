@@ -53,12 +53,12 @@ func (m *maker) nearby(r Rendition, before []id.BoxID) (chosen []id.BoxID, far [
 	return chosen, far
 }
 
-// pairs lists boxes that are nearer to areas than somewhere, the nearest first.
+// pairs lists boxes that are nearer to areas than somewhere and not slow, the nearest first.
 func (m *maker) pairs(r Rendition, before []id.BoxID) []pair {
 	var pairs []pair
 	for b, box := range m.boxes {
 		n, held := m.slots(b, r.Rate), slices.Contains(before, b)
-		if n < 2 || box.Place == nil || r.Refused[b] {
+		if n < 2 || box.Slow || box.Place == nil || r.Refused[b] {
 			continue
 		}
 		for i, a := range r.Areas {

@@ -26,6 +26,7 @@ type Box struct {
 	Grant     float64 // bytes/s of its upload that may be planned with
 	Score     float64 // ranking's, 0 to 1
 	Relays    bool    // it passes files on
+	Slow      bool    // now slower than viewers need, as far as anybody knows: it is planned with where others do not suffice
 	// Unmeasured: nobody knows what its line carries, and it would show if it held something.
 	Unmeasured bool
 	Place      *geo.Place // nil: unknown
@@ -241,7 +242,7 @@ func longestFirst(chosen, before []id.BoxID) []id.BoxID {
 }
 
 // candidates orders the boxes: first who holds the rendition already, then by score and by what they
-// can carry, so that few are needed.
+// can carry, so that few are needed; slow ones come last.
 func (m *maker) candidates(r Rendition, before []id.BoxID) []id.BoxID {
 	var list, fresh []id.BoxID
 	for _, b := range before {
@@ -257,7 +258,19 @@ func (m *maker) candidates(r Rendition, before []id.BoxID) []id.BoxID {
 	slices.SortFunc(fresh, func(a, b id.BoxID) int {
 		return cmp.Or(cmp.Compare(m.worth(b, r.Rate), m.worth(a, r.Rate)), cmp.Compare(m.boxes[b].Score, m.boxes[a].Score), cmp.Compare(a, b))
 	})
-	return append(list, fresh...)
+	list = append(list, fresh...)
+	slices.SortStableFunc(list, func(a, b id.BoxID) int { return falseFirst(m.boxes[a].Slow, m.boxes[b].Slow) })
+	return list
+}
+
+func falseFirst(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
 }
 
 // halfSlots is with how many slots a box is worth half of what its score says.

@@ -129,6 +129,37 @@ func TestVolunteers(t *testing.T) {
 	}
 }
 
+// TestSlowBoxesPassNothingOn: while others can, slow boxes are neither roots nor have boxes below them.
+func TestSlowBoxesPassNothingOn(t *testing.T) {
+	t.Parallel()
+	var members []Member
+	for i, b := range boxes(6, 10) {
+		b.Slow = i < 3
+		members = append(members, Member{b, 3})
+	}
+	roots, rest := Roots(members, 1)
+	if len(roots) != 1 || roots[0].ID != members[3].ID || len(rest) != 5 {
+		t.Fatalf("roots %v", roots)
+	}
+	below, left := Forest(roots, rest, nil)
+	for _, m := range members[:3] {
+		if len(below[m.ID]) > 0 {
+			t.Errorf("%s is slow, and passes on to %v", m.ID, below[m.ID])
+		}
+	}
+	if len(left) > 0 || len(below[roots[0].ID]) == 0 {
+		t.Errorf("left %v, below %v", left, below)
+	}
+	slowOnly, old := members[:2], members[4]
+	old.Relays = false
+	if roots, _ := Roots(append([]Member{old}, slowOnly...), 1); !roots[0].Slow {
+		t.Error("a box that passes nothing on is the root, where a slow one would")
+	}
+	if below, _ := Forest(slowOnly[:1], slowOnly[1:], nil); len(below[slowOnly[0].ID]) != 1 {
+		t.Error("a slow box passes nothing on, and there is no other")
+	}
+}
+
 func TestNearBoxesBelowNearBoxes(t *testing.T) {
 	at := func(loc string) *geo.Place { return geo.PlaceOf(wire.GeoIP{Loc: loc}) }
 	taipei, tokyo := at("25.0,121.5"), at("35.7,139.7")

@@ -35,16 +35,16 @@ func (m Member) fanOut() int {
 // CanPassOn reports whether the box can pass a segment on to others.
 func (m Member) CanPassOn() bool { return m.fanOut() > 0 }
 
-// Roots takes out so many members that the publisher sends to: the first that can pass on, else the
-// first.
+// Roots takes out so many members that the publisher sends to: the first that can pass on and are not slow,
+// else the first.
 func Roots(members []Member, n int) (roots, rest []Member) {
-	for _, least := range []int{2, 1, 0} {
-		for _, m := range members {
-			if len(roots) < n && m.fanOut() >= least && !slices.ContainsFunc(roots, m.is) {
-				roots = append(roots, m)
-			}
-		}
-	}
+	ordered := slices.Clone(members)
+	slices.SortStableFunc(ordered, func(a, b Member) int {
+		return cmp.Or(
+			falseFirst(!a.CanPassOn(), !b.CanPassOn()), falseFirst(a.Slow, b.Slow), falseFirst(a.fanOut() < 2, b.fanOut() < 2),
+		)
+	})
+	roots = ordered[:min(n, len(ordered))]
 	for _, m := range members {
 		if !slices.ContainsFunc(roots, m.is) {
 			rest = append(rest, m)
@@ -65,7 +65,7 @@ type parent struct {
 
 // Forest puts each target below a source or another target: as high as possible, and of the parents
 // in one level below the nearest. Those with the largest fan-out come first, so that trees are
-// shallow. below has the boxes below each source and each target, only one level of them; targets
+// shallow, and slow ones last: nothing is put below them while others have room. below has the boxes below each source and each target, only one level of them; targets
 // that no box has a slot for are left. apart, where it is not nil, tells that one box cannot reach
 // another.
 func Forest(sources, targets []Member, apart func(parent, child id.BoxID) bool) (below map[id.BoxID][]Node, left []id.BoxID) {
@@ -74,7 +74,9 @@ func Forest(sources, targets []Member, apart func(parent, child id.BoxID) bool) 
 		all = append(all, &parent{Member: s, room: s.fanOut()})
 	}
 	ordered := slices.Clone(targets)
-	slices.SortStableFunc(ordered, func(a, b Member) int { return cmp.Compare(b.fanOut(), a.fanOut()) })
+	slices.SortStableFunc(ordered, func(a, b Member) int {
+		return cmp.Or(falseFirst(a.Slow, b.Slow), cmp.Compare(b.fanOut(), a.fanOut()))
+	})
 	full := false // parents use all of their slots, because their fan-out was not enough
 	for _, t := range ordered {
 		p := best(all, t, apart)
@@ -116,15 +118,22 @@ func (p *parent) nodes() []Node {
 	return nodes
 }
 
-// best returns the parent for a box: the nearest of the highest that have room; nil where none has.
+// best returns the parent for a box: the nearest of the highest that have room and are not slow; nil where none has.
 func best(all []*parent, t Member, apart func(parent, child id.BoxID) bool) (found *parent) {
 	nearest := 0.0
 	for _, p := range all {
-		if p.room <= 0 || p.level >= wire.MaxRelayDepth || found != nil && p.level > found.level || apart != nil && apart(p.ID, t.ID) {
+		if p.room <= 0 || p.level >= wire.MaxRelayDepth || apart != nil && apart(p.ID, t.ID) {
+			continue
+		}
+		worse := 0
+		if found != nil {
+			worse = cmp.Or(falseFirst(p.Slow, found.Slow), cmp.Compare(p.level, found.level))
+		}
+		if worse > 0 {
 			continue
 		}
 		km, _ := geo.Km(p.Place, t.Place)
-		if found == nil || p.level < found.level || km < nearest {
+		if found == nil || worse < 0 || km < nearest {
 			found, nearest = p, km
 		}
 	}

@@ -1,0 +1,55 @@
+package placement
+
+import "time"
+
+// When a box takes a segment too slowly that no other holds yet. All boxes that get it passed on wait for that
+// one, and so do their viewers.
+const (
+	clearly    = 4                // times what its pushes took so far is a push that is slow because the box is
+	ownSlowFor = 30 * time.Second // for which no box counts as slow after two at once were
+)
+
+// moved notes that a push waits for its box from now on, and not for its turn.
+func (p *Placement) moved(d *delivery) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d.began = time.Now()
+}
+
+// behind reports whether a push takes so long that the box is slower than its viewers need, and was not so far.
+func (m *member) behind(d *delivery, now time.Time) bool {
+	took := now.Sub(d.began)
+	if m.doubts.suspected(now) {
+		took *= 2 // viewers say so, too
+	}
+	usual := time.Duration(float64(d.Size) / m.throughput() * float64(time.Second))
+	return !d.began.IsZero() && isSlow(d.Duration, took) && took > clearly*usual
+}
+
+// overtake asks others beside a box that takes a segment too slowly, once for each segment. When they are slow
+// too, it is the publisher's own line, and what is sent twice makes it worse. The caller holds the lock.
+func (p *Placement) overtake(m *member, now time.Time) {
+	for d := range m.pushing {
+		if d.doubled || d.copies > 0 || !m.behind(d, now) {
+			continue
+		}
+		d.doubled = true
+		if d.slow {
+			p.ownSlow = now.Add(ownSlowFor)
+			for _, other := range p.members {
+				other.slow = time.Time{}
+			}
+		}
+		if now.Before(p.ownSlow) {
+			continue
+		}
+		d.slow, m.slow = true, now.Add(slowFor)
+		p.log.Info("a box takes a segment too slowly; another one gets it beside it", "box", m.id, "path", d.Path, "after", now.Sub(d.began).Round(time.Millisecond))
+		p.forsake(d.job, m.id)
+		if missing := p.missing(d.job, now); len(missing) > 0 {
+			p.pushRoots(d.job, missing, p.cfg.FirstCopies+1) // it is late: two that viewers can share are there sooner
+		} else {
+			p.another(d.job)
+		}
+	}
+}
