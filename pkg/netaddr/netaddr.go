@@ -88,6 +88,12 @@ func Household(a netip.Addr) netip.Prefix {
 	return p
 }
 
+// CrossesLine reports whether what from sends to another address goes through the line of its household, as far
+// as addresses tell: those of the same household, where with IPv6 all are public, say nothing of the line.
+func CrossesLine(from, to netip.Addr) bool {
+	return ScopeOf(to) == Public && Household(from) != Household(to)
+}
+
 // Dialer returns a dialer that connects only to addresses whose scope is at least min. The
 // check is made on the address that a name resolved to, so that no name leads around it.
 func Dialer(least Scope, timeout time.Duration) *net.Dialer {

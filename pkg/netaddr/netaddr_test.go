@@ -53,6 +53,25 @@ func TestHousehold(t *testing.T) {
 	}
 }
 
+func TestCrossesLine(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		from, to string
+		want     bool
+	}{
+		{"192.168.1.2", "1.1.1.1", true},
+		{"192.168.1.2", "192.168.1.7", false},
+		{"1.1.1.2", "1.1.1.1", false},
+		{"2a00:1:2:3::4", "2a00:1:2:7::9", false},
+		{"2a00:1:2:3::4", "2a00:1:3:7::9", true},
+		{"127.0.0.1", "127.0.0.1", false},
+	} {
+		if got := CrossesLine(netip.MustParseAddr(c.from), netip.MustParseAddr(c.to)); got != c.want {
+			t.Errorf("from %s to %s: %v", c.from, c.to, got)
+		}
+	}
+}
+
 func TestDialerRefuses(t *testing.T) {
 	for _, c := range []struct {
 		least   Scope

@@ -34,8 +34,8 @@ const (
 
 // Config is what a Line needs.
 type Config struct {
-	// Tells reports whether a transfer between these addresses goes through the line. nil: see
-	// throughLine.
+	// Tells reports whether a transfer between these addresses goes through the line. nil:
+	// netaddr.CrossesLine.
 	Tells func(local, peer netip.Addr) bool
 	// Trials lets a transfer now and then go ahead of the limit, one at a time. Under a limit that
 	// is made of the estimate, no delivery could ever show that the line carries more.
@@ -58,18 +58,12 @@ type Line struct {
 // New returns a Line without samples.
 func New(cfg Config) *Line {
 	if cfg.Tells == nil {
-		cfg.Tells = throughLine
+		cfg.Tells = netaddr.CrossesLine
 	}
 	if cfg.Changed == nil {
 		cfg.Changed = func(int64) {}
 	}
 	return &Line{cfg: cfg}
-}
-
-// throughLine reports whether the peer is in another network: addresses of this machine and of this
-// household, where with IPv6 all are public, say nothing of the line.
-func throughLine(local, peer netip.Addr) bool {
-	return netaddr.ScopeOf(peer) == netaddr.Public && netaddr.Household(local) != netaddr.Household(peer)
 }
 
 // Capacity returns what the line can send in bytes/s; learned is false while that is Default, because

@@ -44,7 +44,7 @@ func (p *Placement) overtake(m *member, now time.Time) {
 			continue
 		}
 		d.slow, m.slow = true, now.Add(slowFor)
-		p.log.Info("a box takes a segment too slowly; another one gets it beside it", "box", m.id, "path", d.Path, "after", now.Sub(d.began).Round(time.Millisecond))
+		p.log.Info("a box takes a segment too slowly; others get it beside it", "box", m.id, "path", d.Path, "after", now.Sub(d.began).Round(time.Millisecond))
 		p.forsake(d.job, m.id)
 		if missing := p.missing(d.job, now); len(missing) > 0 {
 			p.pushRoots(d.job, missing, p.cfg.FirstCopies+1) // it is late: two that viewers can share are there sooner

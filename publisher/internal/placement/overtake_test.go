@@ -1,6 +1,10 @@
 package placement
 
 import (
+	"bytes"
+	"log/slog"
+	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -102,5 +106,49 @@ func TestBehind(t *testing.T) {
 		if got := m.behind(d, now); got != tt.want {
 			t.Errorf("%s: %v", name, got)
 		}
+	}
+}
+
+// TestSlowBoxesHaveNoRoom: a segment that only slow boxes hold is not ready for viewers, as long as others are to
+// get it.
+func TestSlowBoxesHaveNoRoom(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	box := r.boxAt(1, wire.GeoIP{}, &wire.Terms{Rate: 1e6, Seconds: 60}, nil, stores(0))
+	s := r.segment(1, 1)
+	r.Place(s)
+	r.await("a copy", func() bool { return r.copies1(s) == 1 && r.idle() })
+	r.Placement.mu.Lock()
+	defer r.Placement.mu.Unlock()
+	r.viewers = map[string]int{renditionOf(s.Path): 1}
+	j := &job{Live: s, flying: 1}
+	if !r.ready(j) {
+		t.Error("not ready, and a box has room")
+	}
+	r.members[box].slow = time.Now().Add(time.Minute)
+	if r.ready(j) {
+		t.Error("ready, and the only box is slow")
+	}
+	r.members[box].slow = time.Time{}
+	r.members[box].doubts.suspect = time.Now().Add(time.Minute)
+	if r.ready(j) {
+		t.Error("ready, and viewers do not get it of the only box")
+	}
+	j.flying = 0
+	if !r.ready(j) {
+		t.Error("not ready, and no other box is to get it")
+	}
+}
+
+// TestComplaintsAreSaidOnce: however many viewers complain of a box.
+func TestComplaintsAreSaidOnce(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	p := &Placement{log: slog.New(slog.NewTextHandler(&log, nil)), members: map[id.BoxID]*member{boxID(1): {doubted: make(chan id.Path, 1)}}}
+	for n := range byte(100) {
+		p.Complained(boxID(1), "/file", netip.AddrFrom4([4]byte{192, 0, 2, n}))
+	}
+	if n := strings.Count(log.String(), "did not get"); n != 1 {
+		t.Errorf("said %d times", n)
 	}
 }

@@ -28,6 +28,14 @@ type trials struct {
 	last time.Time
 }
 
+// made is how many there were since the last rest.
+func (t trials) made(now time.Time) int {
+	if now.Sub(t.last) > trialRest {
+		return 0
+	}
+	return t.n
+}
+
 // trial is a segment that a box was asked to pass on.
 type trial struct {
 	to   id.BoxID
@@ -42,10 +50,7 @@ func (m *member) unmeasured(now time.Time) bool {
 	if !math.IsNaN(m.box.Exchange.System.NetCapacity) || !s.Grants || !s.Relays || !maybePublic(m.box.EdgeAddr) {
 		return false
 	}
-	if now.Sub(m.trials.last) > trialRest {
-		m.trials.n = 0
-	}
-	return m.trials.n < mostTrials
+	return m.trials.made(now) < mostTrials
 }
 
 // tryLines asks boxes whose lines nobody knows for a trial each. The caller holds the lock.
@@ -63,7 +68,7 @@ func (p *Placement) tryLines(now time.Time) {
 		if to == nil {
 			continue
 		}
-		m.trials.n, m.trials.last = m.trials.n+1, now
+		m.trials = trials{m.trials.made(now) + 1, now}
 		request := p.requests.name()
 		p.trials[request] = trial{to.id, s.Path, s.Size, now}
 		file, node := liveFile(s), wire.RelayNode{Box: to.id, ConnectWS: to.box.Exchange.ConnectWS, RequestID: request}
@@ -100,9 +105,9 @@ func (p *Placement) trialOf(m *member) (Live, *member) {
 }
 
 // acrossLine reports whether what one box sends to another goes through the line of its household, as far as
-// addresses tell.
+// addresses tell; the zero Addr is a name's.
 func acrossLine(from, to netip.Addr) bool {
-	return maybePublic(to) && (!to.IsValid() || netaddr.Household(from) != netaddr.Household(to))
+	return !to.IsValid() || netaddr.CrossesLine(from, to)
 }
 
 // maybePublic: the zero Addr is a name's.

@@ -160,6 +160,38 @@ func TestSlowBoxesPassNothingOn(t *testing.T) {
 	}
 }
 
+// TestSlowBoxesComeLast: others take the viewers of a slow holder, near ones too, and it is one again when it is
+// not slow any more, or when they do not suffice.
+func TestSlowBoxesComeLast(t *testing.T) {
+	t.Parallel()
+	all := boxes(4, 10*mbit) // eight viewers each, less one for each that it passes on to
+	here := geo.PlaceOf(wire.GeoIP{Loc: "25.0,121.5"})
+	r := Rendition{Name: "r", Rate: mbit, Viewers: 5, Replicas: 2}
+	before := Make(all, []Rendition{r}, 1, Plan{})
+	held := before.Holders["r"].Boxes[0]
+	slow := slices.IndexFunc(all, func(b Box) bool { return b.ID == held })
+	all[slow].Slow = true
+	holds := func(viewers int) bool {
+		r.Viewers = viewers
+		p := Make(all, []Rendition{r}, 1, before)
+		return slices.Contains(p.Holders["r"].Boxes, held)
+	}
+	if holds(5) {
+		t.Error("a slow box holds what others have room for")
+	}
+	all[slow].Place, r.Areas = here, []Area{{"TW", here, 5}}
+	if holds(5) {
+		t.Error("a slow box holds what others have room for, because it is near")
+	}
+	if !holds(28) {
+		t.Error("others do not suffice, and the slow box does not hold it")
+	}
+	all[slow].Slow = false
+	if !holds(5) {
+		t.Error("it is not slow any more, holds it and is near, and is given up")
+	}
+}
+
 func TestNearBoxesBelowNearBoxes(t *testing.T) {
 	at := func(loc string) *geo.Place { return geo.PlaceOf(wire.GeoIP{Loc: loc}) }
 	taipei, tokyo := at("25.0,121.5"), at("35.7,139.7")
