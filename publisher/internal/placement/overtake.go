@@ -30,26 +30,23 @@ func (m *member) behind(d *delivery, now time.Time) bool {
 // too, it is the publisher's own line, and what is sent twice makes it worse. The caller holds the lock.
 func (p *Placement) overtake(m *member, now time.Time) {
 	for d := range m.pushing {
-		if d.doubled || d.copies > 0 || !m.behind(d, now) {
-			continue
-		}
-		d.doubled = true
-		if d.slow {
+		switch {
+		case d.doubled || d.copies > 0 || !m.behind(d, now):
+		case d.slow: // this box was asked beside another one
 			p.ownSlow = now.Add(ownSlowFor)
 			for _, other := range p.members {
 				other.slow = time.Time{}
 			}
-		}
-		if now.Before(p.ownSlow) {
-			continue
-		}
-		d.slow, m.slow = true, now.Add(slowFor)
-		p.log.Info("a box takes a segment too slowly; others get it beside it", "box", m.id, "path", d.Path, "after", now.Sub(d.began).Round(time.Millisecond))
-		p.forsake(d.job, m.id)
-		if missing := p.missing(d.job, now); len(missing) > 0 {
-			p.pushRoots(d.job, missing, p.cfg.FirstCopies+1) // it is late: two that viewers can share are there sooner
-		} else {
-			p.another(d.job)
+		case now.Before(p.ownSlow):
+		default:
+			d.doubled, d.slow, m.slow = true, true, now.Add(slowFor)
+			p.log.Info("a box takes a segment too slowly; others get it beside it", "box", m.id, "path", d.Path, "after", now.Sub(d.began).Round(time.Millisecond))
+			p.forsake(d.job, m.id)
+			if missing := p.missing(d.job, now); len(missing) > 0 {
+				p.pushRoots(d.job, missing, p.cfg.FirstCopies+1) // it is late: two that viewers can share are there sooner
+			} else {
+				p.another(d.job)
+			}
 		}
 	}
 }

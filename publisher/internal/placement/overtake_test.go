@@ -54,29 +54,42 @@ func TestSlowBoxIsOvertaken(t *testing.T) {
 	mu.Lock()
 	quick = false
 	mu.Unlock()
-	// looked at with the lock that overtake has, before anything else can happen
-	late := func(s Live, want int, sentTo int) func() bool {
-		return func() bool {
-			r.Placement.mu.Lock()
-			defer r.Placement.mu.Unlock()
-			n := 0
-			for _, m := range r.members {
-				for d := range m.pushing {
-					if d.Path == s.Path && d.doubled {
-						n++
-					}
+	r.Place(second)
+	r.await("both are slow, and so it is the publisher's own line", func() bool {
+		r.Placement.mu.Lock()
+		defer r.Placement.mu.Unlock()
+		return time.Now().Before(r.ownSlow)
+	})
+	if n := times(second); n != 2 {
+		t.Errorf("it was sent to %d boxes, want two", n)
+	}
+	r.Place(third)
+	r.await("a box is slow", func() bool {
+		r.unblock(time.Now()) // as at each tick
+		r.Placement.mu.Lock()
+		defer r.Placement.mu.Unlock()
+		for _, m := range r.members {
+			for d := range m.pushing {
+				if d.Path == third.Path && m.behind(d, time.Now()) {
+					return true
 				}
 			}
-			if n == want && times(s) != sentTo {
-				t.Errorf("%s was sent to %d boxes, want %d", s.Path.Name(), times(s), sentTo)
+		}
+		return false
+	})
+	r.unblock(time.Now())
+	r.Placement.mu.Lock()
+	defer r.Placement.mu.Unlock()
+	for _, m := range r.members {
+		if time.Now().Before(m.slow) {
+			t.Errorf("%s counts as slow", m.id)
+		}
+		for d := range m.pushing {
+			if d.doubled && d.Path == third.Path {
+				t.Error("others are sent it beside the box")
 			}
-			return n == want
 		}
 	}
-	r.Place(second)
-	r.await("both are slow", late(second, 2, 2))
-	r.Place(third)
-	r.await("one is, and it is the publisher's own line", late(third, 1, 1))
 }
 
 // TestBehind: slow is who takes more than half of what a segment plays, and clearly longer than before. Who
