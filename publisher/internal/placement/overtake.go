@@ -1,9 +1,14 @@
 package placement
 
-import "time"
+import (
+	"time"
 
-// When a box takes a segment too slowly that no other holds yet. All boxes that get it passed on wait for that
-// one, and so do their viewers.
+	"dandelion/pkg/id"
+	"dandelion/publisher/internal/plan"
+)
+
+// When one box holds all others up: it takes a segment too slowly that no other holds yet, or passes it on too slowly
+// while viewers wait for it. The publisher then sends it to others itself, once for each segment.
 const (
 	clearly    = 4                // times what its pushes took so far is a push that is slow because the box is
 	ownSlowFor = 30 * time.Second // for which no box counts as slow after two at once were
@@ -26,8 +31,8 @@ func (m *member) behind(d *delivery, now time.Time) bool {
 	return !d.began.IsZero() && isSlow(d.Duration, took) && took > clearly*usual
 }
 
-// overtake asks others beside a box that takes a segment too slowly, once for each segment. When they are slow
-// too, it is the publisher's own line, and what is sent twice makes it worse. The caller holds the lock.
+// overtake asks others beside a box that takes a segment too slowly. When they are slow too, it is the publisher's
+// own line, and what is sent twice makes it worse. The caller holds the lock.
 func (p *Placement) overtake(m *member, now time.Time) {
 	for d := range m.pushing {
 		switch {
@@ -48,5 +53,37 @@ func (p *Placement) overtake(m *member, now time.Time) {
 				p.another(d.job)
 			}
 		}
+	}
+}
+
+// hurry sends a segment to boxes that should have got it passed on, when nobody has got it so far, for too long, and
+// those that hold it have no room for all viewers. The caller holds the lock.
+func (p *Placement) hurry(j *job, now time.Time) {
+	if j.slow || j.copies == 0 || j.passed || j.Expires.Sub(now) <= leastUseful || now.Before(p.ownSlow) || p.ready(j) {
+		return
+	}
+	var waiting []plan.Member
+	late := map[id.BoxID]*flight{}
+	for box, f := range j.relays {
+		m := p.members[box]
+		if f.since.IsZero() || !isSlow(j.Duration, now.Sub(f.since)) || m == nil || !m.link.Up() || m.doubts.deaf || j.tried[box] {
+			continue
+		}
+		if from := p.members[f.from]; from != nil && from.doubts.suspected(now) {
+			from.slow = now.Add(slowFor) // viewers say so, too
+		}
+		waiting, late[box] = append(waiting, p.planMember(m, j)), f
+	}
+	if len(waiting) == 0 {
+		return
+	}
+	j.slow = true
+	roots, _ := plan.Roots(waiting, p.cfg.FirstCopies+1)
+	for _, root := range roots {
+		f := late[root.ID]
+		p.log.Info("a segment is passed on too slowly; the box gets it from here", "box", f.box, "from", f.from, "path", j.Path, "after", now.Sub(f.since).Round(time.Millisecond))
+		p.giveUp(f, now)
+		p.forsake(j, f.box)
+		p.pushTo(j, f.box, nil)
 	}
 }

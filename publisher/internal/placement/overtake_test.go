@@ -6,11 +6,14 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"dandelion/pkg/front"
 	"dandelion/pkg/id"
 	"dandelion/pkg/wire"
+	"dandelion/publisher/internal/plan"
 )
 
 // TestSlowBoxIsOvertaken: a segment that one box takes too slowly goes to one other, and to no third. When that
@@ -163,5 +166,87 @@ func TestComplaintsAreSaidOnce(t *testing.T) {
 	}
 	if n := strings.Count(log.String(), "did not get"); n != 1 {
 		t.Errorf("said %d times", n)
+	}
+}
+
+// TestHurry: boxes that wait too long for a segment to be passed on get it from the publisher, once, when those that
+// hold it have no room for all who watch; what was to be passed on counts all the same.
+func TestHurry(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	grant := &wire.Terms{Rate: 1e6, Seconds: 60}
+	var pushed atomic.Int64
+	box := func(n int) id.BoxID {
+		return r.boxAt(n, wire.GeoIP{}, grant, nil, counted(&pushed, stores(0)))
+	}
+	first := box(1)
+	s := r.segment(1, 1)
+	r.Place(s)
+	r.await("a copy", func() bool { return r.copies1(s) == 1 && r.idle() })
+	second, third := box(2), box(3)
+
+	r.Placement.mu.Lock()
+	defer r.Placement.mu.Unlock()
+	j := &job{Live: s, tried: map[id.BoxID]bool{first: true}, relays: map[id.BoxID]*flight{}, lost: map[id.BoxID]int{}, copies: 1}
+	now := time.Now()
+	r.fly(j, first, first, []plan.Node{{Box: second, Below: []plan.Node{{Box: third}}}}, now)
+	request := j.relays[second].request
+	r.viewers = map[string]int{renditionOf(s.Path): 1}
+	late := now.Add(s.Duration/2 + time.Second)
+	r.hurry(j, now)
+	r.hurry(j, late)
+	if j.slow || j.tried[second] {
+		t.Error("sent to a box although the first one has room for all")
+	}
+	r.viewers[renditionOf(s.Path)] = 1e6
+	r.hurry(j, now)
+	if j.slow || j.tried[second] {
+		t.Error("sent at once, without waiting for the first to pass it on")
+	}
+	j.passed = true
+	r.hurry(j, late)
+	if j.slow || j.tried[second] {
+		t.Error("sent although boxes pass it on, some to come later")
+	}
+	j.passed = false
+	r.members[first].doubts.suspect = late.Add(time.Second)
+	r.hurry(j, late)
+	if !j.slow || !j.tried[second] || j.relays[second] != nil || r.flights[request] == nil || r.flights[request].given.IsZero() {
+		t.Errorf("not sent to a box that waits: %+v", j)
+	}
+	if !late.Before(r.members[first].slow) {
+		t.Error("viewers complain of the box and so does who should get it passed on: it counts as slow")
+	}
+	tried := len(j.tried)
+	if r.hurry(j, late.Add(time.Second)); len(j.tried) != tried {
+		t.Error("a second time")
+	}
+}
+
+// TestSlowBoxOrOrigin: of a segment that only a slow box holds viewers get the publisher's own copy, as long as it
+// has upload left.
+func TestSlowBoxOrOrigin(t *testing.T) {
+	t.Parallel()
+	p := &Placement{members: map[id.BoxID]*member{}}
+	slow := candidate{member: &member{id: boxID(1)}, slow: true, grant: 1e6, fraction: 0.1}
+	quick := candidate{member: &member{id: boxID(2)}, grant: 1e6, fraction: 0.1}
+	for _, c := range []candidate{slow, quick} {
+		p.members[c.id] = c.member
+	}
+	for name, tt := range map[string]struct {
+		candidates []candidate
+		origin     bool
+		room       int
+		first      id.BoxID
+	}{
+		"only a slow one":                     {[]candidate{slow}, true, 0, boxID(1)},
+		"only a slow one, origin full":        {[]candidate{slow}, false, 1, boxID(1)},
+		"another one":                         {[]candidate{slow, quick}, true, 1, boxID(2)},
+		"another one, and the origin is full": {[]candidate{slow, quick}, false, 2, boxID(2)},
+	} {
+		found := p.order(Found{Origin: tt.origin}, tt.candidates, front.Asker{}, 1000, false)
+		if found.Room != tt.room || found.Holders[0].Box != tt.first {
+			t.Errorf("%s: room %d, %v", name, found.Room, found.Holders)
+		}
 	}
 }

@@ -136,6 +136,7 @@ type job struct {
 	flying int               // pushes queued or under way, and copies that others pass on
 	roots  int               // of them pushes to boxes that can pass it on
 	copies int               // made by this job
+	passed bool              // some of them by other boxes
 	relays map[id.BoxID]*flight
 	lost   map[id.BoxID]int // copies that were passed on in vain
 	slow   bool             // the box that was asked first takes too long
@@ -294,6 +295,9 @@ func (p *Placement) unblock(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.unlag(now)
+	for _, j := range p.jobs {
+		p.hurry(j, now)
+	}
 	for _, m := range p.members {
 		for _, d := range m.late(now) {
 			p.log.Debug("a box is too slow: its oldest waiting segment goes elsewhere", "box", m.id, "path", d.Path)

@@ -307,6 +307,13 @@ func (p *Placement) land(f *flight) {
 	}
 }
 
+// giveUp ends a flight that is awaited no more. It counts all the same when it comes.
+func (p *Placement) giveUp(f *flight, now time.Time) {
+	p.land(f)
+	f.given = now
+	p.flights[f.request] = f
+}
+
 // forsake gives up what a box was to pass on, and what was to be passed on from there: it gets other
 // parents.
 func (p *Placement) forsake(j *job, box id.BoxID) {
@@ -430,6 +437,7 @@ func (p *Placement) arrived(m *member, a wire.Stored) {
 		}
 	}
 	j.copies++
+	j.passed = true
 	p.cfg.Saving.Of(j.Path).Add(saving.Bytes{Relayed: j.Size}, time.Now())
 	first := p.records.add(liveFile(j.Live), f.box, f.began, taskFacts{})
 	if child := p.members[f.box]; child != nil {

@@ -134,7 +134,7 @@ func (p *Placement) loadOf(m *member, now time.Time) float64 {
 
 // order sorts the candidates: those that have room for the viewer as a plan has it, or where none has and the
 // viewer sits at a box already, somewhat over their grants: who watches goes on. Behind them come the
-// others, the least loaded first.
+// others, the least loaded first. A slow one has no room while the publisher itself has.
 func (p *Placement) order(found Found, all []candidate, asker front.Asker, rate float64, atBox bool) Found {
 	viewer := asker.Addr
 	limit := plan.Share
@@ -144,7 +144,7 @@ func (p *Placement) order(found Found, all []candidate, asker front.Asker, rate 
 	var order []ranking.Holder
 	var full []candidate
 	for _, c := range all {
-		if rate > 0 && c.fraction > limit {
+		if rate > 0 && (c.fraction > limit || c.slow && found.Origin) {
 			full = append(full, c)
 			continue
 		}
