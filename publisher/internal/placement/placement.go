@@ -139,7 +139,7 @@ type job struct {
 	passed bool              // some of them by other boxes
 	relays map[id.BoxID]*flight
 	lost   map[id.BoxID]int // copies that were passed on in vain
-	slow   bool             // the box that was asked first takes too long
+	slow   bool             // others were sent it because the first takes, or passes it on, too slowly
 }
 
 // delivery is a push of ours, with the boxes that its receiver passes the segment on to.

@@ -65,9 +65,9 @@ type parent struct {
 
 // Forest puts each target below a source or another target: as high as possible, and of the parents
 // in one level below the nearest. Those with the largest fan-out come first, so that trees are
-// shallow, and slow ones last: nothing is put below them while others have room. below has the boxes below each source and each target, only one level of them; targets
-// that no box has a slot for are left. apart, where it is not nil, tells that one box cannot reach
-// another.
+// shallow, and slow ones last: nothing is put below them while others have room. below has the boxes
+// below each source and each target, only one level of them; targets that no box has a slot for are
+// left. apart, where it is not nil, tells that one box cannot reach another.
 func Forest(sources, targets []Member, apart func(parent, child id.BoxID) bool) (below map[id.BoxID][]Node, left []id.BoxID) {
 	var all []*parent
 	for _, s := range sources {
