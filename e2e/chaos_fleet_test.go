@@ -92,7 +92,7 @@ func newChaosFleet(t *testing.T, c *chaosFleet) {
 			c.disks = append(c.disks, disk)
 		}
 		b := newDaemonAt(t, at, "run_box", name, dir, fmt.Sprintf("box:\n  public_address: %q\n  data_dir: %q\n  live_dir: %q\n"+
-			"  live_limit: %d\n  storage_limit: %d\n  upload_capacity: 100Mbit/s\n  entrances: [%q]\n",
+			"  live_limit: %d\n  storage_limit: %d\n  upload_capacity: 100Mbit/s\n  upload_limit: 90Mbit/s\n  entrances: [%q]\n",
 			at.ip, filepath.Join(disk, "data"), filepath.Join(disk, "live"), boxLimit, boxLimit, f.entrance.url()))
 		b.public = b.addr
 		f.boxes = append(f.boxes, b)
