@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -208,7 +209,18 @@ func TestUnaccepted(t *testing.T) {
 	t.Parallel()
 	b := newBox(t, func(c *Config, _ *segstore.Config) { c.Limits = Limits{Unaccepted: 2, Header: time.Minute} })
 	b.publish(pubA) // does not count any more
-	silent := []*client{b.dial(), b.dial()}
+	var silent []*client
+	for range 2 { // one after the other: the handshake is over before the connection counts as one that waits
+		silent = append(silent, b.dial())
+		eventually(t, func() (any, error) {
+			b.service.mu.Lock()
+			defer b.service.mu.Unlock()
+			if n := len(b.service.sessions) - 1; n < len(silent) {
+				return nil, fmt.Errorf("%d connections wait", n)
+			}
+			return nil, nil
+		})
+	}
 	url := "ws" + strings.TrimPrefix(b.url, "http")
 	if _, _, err := websocket.DefaultDialer.Dial(url, nil); !errors.Is(err, websocket.ErrBadHandshake) {
 		t.Errorf("a third one within the first second: %v", err)
