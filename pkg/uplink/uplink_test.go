@@ -187,6 +187,16 @@ func TestSmallWants(t *testing.T) {
 	})
 }
 
+// TestTurnsOfFastLines: they are short, so that nobody waits long for a first byte.
+func TestTurnsOfFastLines(t *testing.T) {
+	t.Parallel()
+	for rate, want := range map[int64]int64{125_000_000: 64 << 10, 1_000_000: 25_000} {
+		if n, err := New(rate).Open(1).Take(t.Context(), 1<<30); n != want || err != nil {
+			t.Errorf("at %d bytes/s a turn is %d (%v), want %d", rate, n, err, want)
+		}
+	}
+}
+
 // TestFewWakeups: small wants at a high rate do not wake anybody for each of them.
 func TestFewWakeups(t *testing.T) {
 	t.Parallel()
